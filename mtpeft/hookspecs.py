@@ -1,0 +1,87 @@
+"""The contract with plugins: every hook on one page.
+
+A plugin is a module (or object) named by an entry point of the group ``mtpeft``. It implements any of these with
+``@mtpeft.api.hookimpl``. Registration is lazy: ids map to ``"package.module:Class"`` strings, so that the entry module
+imports no torch.
+
+Example (``pyproject.toml`` of a plugin)::
+
+    [project.entry-points.mtpeft]
+    mymethod = "mtpeft_mymethod"
+
+Example (``mtpeft_mymethod/__init__.py``)::
+
+    from mtpeft.api import hookimpl
+
+    @hookimpl
+    def register_methods():
+        return {"my-method": "mtpeft_mymethod.method:MyMethod"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("mtpeft")
+hookimpl = pluggy.HookimplMarker("mtpeft")
+
+API_VERSION = 1
+"""A plugin may set ``mtpeft_api = 1`` in its entry module; one built for another version is refused."""
+
+
+@hookspec
+def register_methods() -> Mapping[str, str]:
+    """``{id: "package.module:Class"}`` of `mtpeft.api.Method` subclasses."""
+
+
+@hookspec
+def register_tasks() -> Mapping[str, str]:
+    """``{type: "package.module:Class"}`` of `mtpeft.api.Task` subclasses."""
+
+
+@hookspec
+def register_readers() -> Mapping[str, str]:
+    """``{name: "package.module:function"}``: what ``READER:PATH`` names; ``function(path, split, type) -> Dataset``."""
+
+
+@hookspec
+def register_schedules() -> Mapping[str, str]:
+    """``{name: "package.module:Class"}`` of `mtpeft.api.Schedule` subclasses."""
+
+
+@hookspec
+def register_balancers() -> Mapping[str, str]:
+    """``{name: "package.module:Class"}`` of `mtpeft.api.Balancer` subclasses."""
+
+
+@hookspec
+def register_loggers() -> Mapping[str, str]:
+    """``{name: "package.module:Class"}``: an object with ``log(event: dict)`` and ``close()``."""
+
+
+@hookspec
+def register_backbones() -> Mapping[str, str]:
+    """``{name: "package.module:function"}``: ``function(image_size) -> (module, pretrained_cfg)``, a timm-like model."""
+
+
+@hookspec
+def run_started(run: Any) -> None:
+    """A run's folder, host and tasks are ready; nothing is trained yet."""
+
+
+@hookspec
+def stage_ended(run: Any, stage: int, tasks: tuple[str, ...]) -> None:
+    """A stage ended and its tasks were evaluated."""
+
+
+@hookspec
+def step_ended(run: Any, stage: int, step: int, losses: Mapping[str, float]) -> None:
+    """One optimizer step was made."""
+
+
+@hookspec
+def run_ended(run: Any) -> None:
+    """The run is complete; results are on disk."""

@@ -1,0 +1,185 @@
+"""The kinds of part: small trained modules at a site. The kind says what a part sees; the author writes only that."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpeft.errors import MtpeftError
+from mtpeft.peft.keyed import Keyed
+
+if TYPE_CHECKING:
+    from mtpeft.backbone.features import Features
+    from mtpeft.peft.route import Cell, TokenLayout
+
+
+class Part(nn.Module):
+    """What every part can ask for while it runs. Derive from one of the kinds below, not from this."""
+
+    cell: Cell | None = None
+
+    def bind(self, cell: Cell, common: nn.Module | None) -> None:
+        """Called once by the host. ``common`` is kept outside the module tree, so it is counted and saved once."""
+        self.__dict__["cell"], self.__dict__["_common"] = cell, common
+        for module in self.modules():
+            if isinstance(module, PerTask):
+                module.bind(cell)
+
+    @property
+    def common(self) -> Any:
+        """What the method's `Method.common` built for this part's owner."""
+        return self.__dict__["_common"]
+
+    @property
+    def scratch(self) -> dict[str, Any]:
+        """State shared by all parts during one forward pass; empty at its beginning."""
+        return self.__dict__["cell"].now.scratch
+
+    @property
+    def layout(self) -> TokenLayout:
+        """How tokens lie in this pass: ``prefix`` count, ``height`` and ``width`` of the grid."""
+        return self.__dict__["cell"].now.layout
+
+
+class PerTask(nn.Module):
+    """One copy per task of a parameter or module inside a part: saved, isolated and removed with its task.
+
+    Args:
+        factory: builds one copy; called when a task is added.
+
+    Example::
+
+        self.gate = PerTask(lambda: nn.Parameter(torch.zeros(4)))
+        ...
+        weights = self.gate.now.softmax(0)     # the copy of the task in force
+    """
+
+    def __init__(self, factory: Callable[[], nn.Module | nn.Parameter]) -> None:
+        super().__init__()
+        self.factory = factory
+        self.copies = Keyed()
+
+    def bind(self, cell: Cell) -> None:
+        self.__dict__["cell"] = cell
+
+    def add(self, task: str) -> None:
+        self.copies[task] = self.factory()
+
+    def remove(self, task: str) -> None:
+        del self.copies[task]
+
+    @property
+    def now(self) -> Any:
+        """The copy of the task in force.
+
+        Raises:
+            MtpeftError: if the task is not known in this pass.
+        """
+        task = self.__dict__["cell"].task
+        if task is None or task not in self.copies:
+            raise MtpeftError(
+                f"this method keeps something for each task, and the task in force is {task!r}",
+                hint="give the task: host(images, task=NAME)",
+            )
+        return self.copies[task]
+
+
+class WeightPart(Part):
+    """A function of the site's weight; mergeable by definition.
+
+    ``forward(weight) -> weight`` sees the site's tensor (for a q, k or v site its rows of a fused ``qkv``) and returns one of
+    the same shape. ``bias`` may replace the bias; it gets None where the module has none.
+    """
+
+    @abstractmethod
+    def forward(self, weight: Tensor) -> Tensor: ...
+
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """``(out,)`` or None; ``weight`` is the weight before this part."""
+        return bias
+
+
+class LowRankPart(WeightPart):
+    """``W + scale * B A``; the host runs it on activations where the module is called.
+
+    The author writes `factors`. A part whose update depends on the input (a router) overrides `project` and says so with
+    ``input_dependent``; it then has no weight view and does not merge.
+    """
+
+    input_dependent = False
+
+    @abstractmethod
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        """``A (r, in)`` or ``(r, in, kh, kw)``, ``B (out, k)`` and the scale; ``k = r`` unless `project` is overridden."""
+
+    def project(self, x: Tensor, a: Tensor) -> Tensor:
+        """``x (..., in)`` and ``A (r, in)`` to ``(..., k)``, which ``B (out, k)`` takes to the output."""
+        return F.linear(x, a)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        a, b, scale = self.factors()
+        return weight + scale * (b @ a.flatten(1)).view_as(weight)
+
+
+class InputPart(Part):
+    """``forward(x) -> x`` at a module's input, channels last."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def affine(self) -> tuple[Tensor, Tensor] | None:
+        """``M (C, C)`` and ``c (C,)`` with ``forward(x) = x M^T + c`` where that holds; then it merges into the module."""
+        return None
+
+
+class OutputPart(Part):
+    """``forward(x, y) -> y`` at a module's output, channels last; ``x`` is the module's input."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, y: Tensor) -> Tensor: ...
+
+    def affine(self) -> tuple[Tensor, Tensor] | None:
+        """``M (C, C)`` and ``c (C,)`` with ``forward(x, y) = y M^T + c`` where that holds; then it merges into the module."""
+        return None
+
+
+class TokenPart(Part):
+    """Extra tokens for a block: inserted behind the prefix tokens at its input, cut at its output.
+
+    ``carry = True`` takes the block's outputs for these tokens on to the next block (VPT-shallow); no block boundary ever
+    shows them, so dense heads keep their grid.
+    """
+
+    carry = False
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """``x (B, N, C)``, the block's input, to tokens ``(B or 1, p, C)``."""
+
+
+class KeyValuePart(Part):
+    """Extra keys and values for an attention (prefix tuning)."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``x (B, N, C)``, the attention's input, to keys and values, each ``(B or 1, p, C)`` before the split into heads."""
+
+
+class SidePart(Part):
+    """A network beside the backbone: sees the finished features and each block's output (``features.taps``).
+
+    The backbone runs without gradient unless another part needs one in it.
+    """
+
+    @abstractmethod
+    def forward(self, features: Features) -> Features: ...
+
+
+def zeros(*shape: int) -> nn.Parameter:
+    """A trained tensor that starts at zero."""
+    return nn.Parameter(torch.zeros(*shape))

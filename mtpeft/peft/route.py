@@ -1,0 +1,74 @@
+"""Routes: which task each sample belongs to, and what a part can know while a pass runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A contiguous slice of the batch, all of one task (None: task not known)."""
+
+    task: str | None
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Route:
+    """The segments of one pass; always covering the batch from 0 to its size."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def size(self) -> int:
+        return self.segments[-1].stop
+
+    @property
+    def tasks(self) -> tuple[str | None, ...]:
+        return tuple(dict.fromkeys(s.task for s in self.segments))
+
+    @staticmethod
+    def single(task: str | None, size: int) -> Route:
+        return Route((Segment(task, 0, size),))
+
+    @staticmethod
+    def sorted(tasks: Sequence[str | None]) -> tuple[Route, list[int]]:
+        """One segment for each task of a mixed batch, and the order that makes its samples contiguous."""
+        names = list(dict.fromkeys(tasks))
+        order = sorted(range(len(tasks)), key=lambda i: names.index(tasks[i]))
+        segments, start = [], 0
+        for name in names:
+            stop = start + sum(task == name for task in tasks)
+            segments.append(Segment(name, start, stop))
+            start = stop
+        return Route(tuple(segments)), order
+
+
+@dataclass
+class TokenLayout:
+    """How tokens lie in a pass: prefix tokens first, then a grid of ``height`` x ``width`` (0 where there is none)."""
+
+    prefix: int = 0
+    height: int = 0
+    width: int = 0
+
+
+@dataclass
+class Pass:
+    """One run of the backbone under a route, with what its parts share."""
+
+    route: Route
+    layout: TokenLayout = field(default_factory=TokenLayout)
+    scratch: dict[str, Any] = field(default_factory=dict)
+    views: dict[int, dict[int, Any]] | None = None
+
+
+@dataclass
+class Cell:
+    """The one mutable place that parts, hooks and host share: the pass in progress and the task in force."""
+
+    now: Pass = field(default_factory=lambda: Pass(Route.single(None, 0)))
+    task: str | None = None

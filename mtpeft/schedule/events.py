@@ -1,0 +1,50 @@
+"""The five events of a schedule. A schedule says *when each task is met*; it knows nothing of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Begin:
+    """A stage begins: these tasks train for ``steps`` updates."""
+
+    stage: int
+    tasks: tuple[str, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Forward and backward on this many samples of each task; gradients add up until the next `Update`."""
+
+    quota: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer step, number ``step`` of the stage (from 0)."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate ``tasks`` on ``split``; ``final`` at a stage's end, where the row goes into the result matrix."""
+
+    stage: int
+    tasks: tuple[str, ...]
+    split: str = "test"
+    final: bool = True
+
+
+@dataclass(frozen=True)
+class End:
+    """A stage ends: what its tasks own is finished."""
+
+    stage: int
+    tasks: tuple[str, ...]
+
+
+Event = Begin | Batch | Update | Evaluate | End

@@ -1,0 +1,168 @@
+"""The contracts of a task: its data, head, loss and metric under one name.
+
+A *task type* (``cls``, ``det``, ``seg``, or a plugin's) is a dataclass derived from `Task`; its fields are the settings a
+recipe may give. The core calls only what stands here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.backbone.features import Features, FeaturesInfo
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass
+class Sample:
+    """One image with its targets, before any transform.
+
+    Attributes:
+        image: a PIL image in RGB.
+        target: what the task type's own readers and loss agree on (labels, boxes, a mask); may be empty.
+        name: where it comes from, for error messages and predictions.
+    """
+
+    image: Image.Image
+    target: dict[str, Any]
+    name: str
+
+
+class Dataset(ABC):
+    """Samples of one split, by index; always the same sample for the same index."""
+
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def manifest(self) -> dict[str, Any]:
+        """What to record of this split: ``{"count": N, "sha256": ..., "histogram": {class: n}}`` and what else is known."""
+        return {"count": len(self)}
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How the backbone wants its images: size ``(H, W)`` in pixels, mean and std per channel, interpolation."""
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+
+@dataclass
+class Score:
+    """A metric's value with what it was computed from.
+
+    Attributes:
+        value: the metric in its own unit, or None where it is undefined (never 0 for undefined).
+        count: number of samples seen.
+        detail: further numbers; where the metric has counts, those it can be recomputed from.
+    """
+
+    value: float | None
+    count: int
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Metric(ABC):
+    """Accumulates over batches; the result must not depend on batch size or order."""
+
+    @abstractmethod
+    def update(self, predictions: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
+        """Add one batch: one prediction (of `Task.decode`) and one target for each sample."""
+
+    @abstractmethod
+    def compute(self) -> Score: ...
+
+
+class Head(nn.Module, ABC):
+    """Features to outputs. ``classes`` are the names its outputs stand for, in order."""
+
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def forward(self, features: Features) -> Any: ...
+
+    @abstractmethod
+    def extend(self, classes: Sequence[str]) -> None:
+        """Add outputs for ``classes`` not yet known; rows of known classes stay bit-identical."""
+
+
+@dataclass
+class Task(ABC):
+    """A task type. Subclass as a dataclass; fields are settings.
+
+    Attributes:
+        data: ``READER:PATH``, or empty for the embedded data.
+        group: tasks of one group share one growing head (class-incremental learning); empty for a head of its own.
+        head_config: settings of the head (``head = {name = ..., ...}`` in a recipe).
+        batch_size: samples per training step.
+        loss_weight: factor on the task's loss.
+    """
+
+    metric_name: ClassVar[str]
+    unit: ClassVar[str] = "%"
+    higher_is_better: ClassVar[bool] = True
+
+    data: str = ""
+    group: str = ""
+    head_config: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 32
+    loss_weight: float = 1.0
+
+    @abstractmethod
+    def dataset(self, split: Split, *, seed: int = 0) -> Dataset:
+        """The samples of a split.
+
+        Raises:
+            DataError: naming file and field, for data that cannot be used (no labels at all, a degenerate box, ...).
+        """
+
+    @abstractmethod
+    def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head: ...
+
+    @abstractmethod
+    def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
+        """A function from a sample to ``(image (3, H, W) float, target of tensors)``.
+
+        Randomness comes from torch's global generator alone: the caller seeds it for each (seed, task, sample, visit).
+        In evaluation the target carries ``size``, the image's own (height, width).
+        """
+
+    @abstractmethod
+    def loss(self, head: Head, outputs: Any, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Named scalar losses, each a mean over the batch; the task's loss is their sum."""
+
+    @abstractmethod
+    def decode(self, head: Head, outputs: Any, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Outputs to one prediction for each sample, on the CPU, in the coordinates of ``target["size"]``."""
+
+    @abstractmethod
+    def metric(self, classes: Sequence[str]) -> Metric: ...
+
+    @abstractmethod
+    def describe(self, prediction: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+        """A prediction as JSON, with class names."""
+
+    @abstractmethod
+    def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
+        """The image with its prediction drawn over it."""
+
+    def collate(self, samples: list[tuple[Tensor, dict[str, Any]]]) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Transformed samples to ``(images (B, 3, H, W), targets)``."""
+        images, targets = zip(*samples, strict=True)
+        return torch.stack(images), list(targets)
