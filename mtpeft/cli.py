@@ -1,0 +1,297 @@
+"""The command line: signatures and help. A command's work lives in ``mtpeft.commands`` and is imported when invoked."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mtpeft.errors import MtpeftError
+
+app = typer.Typer(
+    name="mtpeft",
+    add_completion=False,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe, e.g. optimizer.lr=3e-4. Repeatable."),
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `mtpeft train` leaves it.")]
+
+
+def _example(*lines: str) -> str:
+    return "\b\n" + "\n".join(["Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from mtpeft import __version__
+
+        print(f"mtpeft {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=_example("mtpeft train --tasks cls,det,seg --method hydra-lora", "mtpeft train --help"))
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")] = False,
+) -> None:
+    """Adapt one frozen vision backbone to many tasks, together or one after another."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(
+    epilog=_example(
+        "mtpeft train --tasks cls,det,seg --method hydra-lora",
+        "mtpeft train --tasks pets=cls@folder:data/pets,cells=det@voc:data/bccd --method lora@shared+adaptformer@task",
+        "mtpeft train recipe.toml --schedule sequential --set methods.lora.rank=16 --out runs/rank-16",
+        "mtpeft train --resume --out runs/rank-16",
+    )
+)
+def train(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe; flags win over it.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="TASKS", help="NAME or NAME=TYPE@READER:PATH, comma-separated.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="METHOD, METHOD@shared or METHOD@task, joined by +.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(metavar="NAME", help="joint, sequential, interleaved or a plugin's.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help='A timm model, or "micro" (embedded, the default).')
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Local backbone weights (.safetensors, .pth or .bin).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Updates of a stage.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data of a stage.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of everything that is drawn.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder; runs/NAME by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Start from the parts and heads of another run.")
+    ] = None,
+    balance: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How several losses become one step; equal by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sites, counts, cost and one step's time; write nothing.")
+    ] = False,
+    settings: Settings = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
+    json: Json = False,
+) -> None:
+    """Train tasks on one frozen backbone and leave a run folder.
+
+    Without data the embedded digits serve (tasks cls, det, seg), without --backbone the embedded micro ViT.
+    """
+    from mtpeft import config as configs
+
+    flags = {
+        "--tasks": tasks, "--method": method, "--schedule": schedule, "--backbone": backbone, "--weights": weights,
+        "--steps": steps, "--epochs": epochs, "--seed": seed, "--out": out, "--balance": balance, "--device": device,
+    }  # fmt: skip
+    given = configs.Overrides({flag: value for flag, value in flags.items() if value is not None}, settings or [])
+    if resume and recipe is None and out is not None:
+        recipe = out / "config.toml"
+    config = configs.load(recipe, given).with_folder(resume=resume)
+    from mtpeft.commands import train as command
+
+    with _resumable(Path(config.output.dir), dry_run):
+        command.run(config, resume=resume, from_run=from_run, dry_run=dry_run, json=json, quiet=quiet)
+
+
+@app.command("eval", epilog=_example("mtpeft eval runs/cls-det-seg-hydra-lora --split val --json"))
+def evaluate(
+    run: Run,
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="train, val or test.")] = "test",
+    best: Annotated[bool, typer.Option("--best", help="The best weights on validation, not the last.")] = False,
+    json: Json = False,
+) -> None:
+    """Evaluate every task of a run again."""
+    from mtpeft.commands import eval as command
+
+    command.run(run, split=split, best=best, json=json)
+
+
+@app.command(epilog=_example("mtpeft predict runs/cls-det-seg-hydra-lora --task seg photo.jpg --out predictions"))
+def predict(
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    task: Annotated[str, typer.Option(metavar="NAME", help="The task to answer.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where JSON and pictures go.")] = Path("predictions"),
+    json: Json = False,
+) -> None:
+    """Predict images: class names as JSON, drawn as pictures."""
+    from mtpeft.commands import predict as command
+
+    command.run(run, images=images, task=task, out=out, json=json)
+
+
+@app.command(epilog=_example("mtpeft report runs/joint runs/sequential"))
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders or results.json files.")],
+    json: Json = False,
+) -> None:
+    """Report what was learned, forgotten and paid."""
+    from mtpeft.commands import report as command
+
+    command.run(runs, json=json)
+
+
+@app.command(epilog=_example("mtpeft export runs/pets --to timm --task pets --out pets.safetensors"))
+def export(
+    run: Run,
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="timm: a merged checkpoint that plain timm loads.")
+    ] = "timm",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file; RUN/export by default.")] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose parts are merged; needed with several.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a run's parts merged into the backbone."""
+    from mtpeft.commands import export as command
+
+    command.run(run, to=to, out=out, task=task, json=json)
+
+
+@app.command(epilog=_example("mtpeft methods --json"))
+def methods(json: Json = False) -> None:
+    """List methods, built-in and from plugins."""
+    from mtpeft.commands import methods as command
+
+    command.run(json=json)
+
+
+@app.command(epilog=_example("mtpeft tasks --json"))
+def tasks(json: Json = False) -> None:
+    """List task types, their metrics and data readers."""
+    from mtpeft.commands import tasks as command
+
+    command.run(json=json)
+
+
+@app.command(epilog=_example("mtpeft plugins --json"))
+def plugins(json: Json = False) -> None:
+    """List plugins with their state; say which failed and why."""
+    from mtpeft.commands import plugins as command
+
+    command.run(json=json)
+
+
+@app.command(epilog=_example("mtpeft sites vit_base_patch16_224"))
+def sites(
+    backbone: Annotated[str, typer.Argument(metavar="BACKBONE", help='A timm model, or "micro".')],
+    json: Json = False,
+) -> None:
+    """List the places in a backbone where a part may sit."""
+    from mtpeft.commands import sites as command
+
+    command.run(backbone, json=json)
+
+
+@app.command(epilog=_example("mtpeft count lora --backbone vit_base_patch16_224 --set methods.lora.rank=16 --json"))
+def count(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="METHOD, METHOD@shared or METHOD@task, joined by +.")],
+    backbone: Annotated[str, typer.Option(metavar="NAME", help='A timm model, or "micro".')] = "micro",
+    tasks: Annotated[int, typer.Option(metavar="N", min=1, help="How many tasks.")] = 1,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Count what a method trains on a backbone."""
+    from mtpeft.commands import count as command
+
+    command.run(method, backbone=backbone, tasks=tasks, settings=settings or [], json=json)
+
+
+class Interrupted(MtpeftError):
+    """Ctrl-C: nothing failed, and a run that was saved can go on."""
+
+    exit_code = 130
+
+
+@contextmanager
+def _resumable(folder: Path, dry_run: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        saved = not dry_run and (folder / "state").is_dir()
+        hint = f"`mtpeft train --resume --out {folder}` goes on from the last saved update." if saved else ""
+        raise Interrupted("Interrupted.", hint=hint) from None
+
+
+# Typer hands out its parser's errors under no public name; this is the base of the one that it does.
+_BadUsage: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def _as_error(error: Exception) -> MtpeftError:
+    if isinstance(error, MtpeftError):
+        return error
+    if isinstance(error, _BadUsage):
+        return _usage_error(error)
+    message = " ".join(str(error).split()) or "no message"
+    return MtpeftError(f"{type(error).__name__}: {message}", hint="`mtpeft --debug ...` shows where it happened.")
+
+
+def _usage_error(error: Any) -> MtpeftError:
+    command = error.ctx.command_path if error.ctx else "mtpeft"
+    shown = MtpeftError(error.format_message(), hint=f"`{command} --help` shows how it is called.")
+    shown.exit_code = 2
+    return shown
+
+
+def show(error: MtpeftError) -> None:
+    """Print an error on stderr: one sentence, an empty line, the hint; in colour on a terminal without ``NO_COLOR``."""
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    red, cyan, end = ("\033[1;31m", "\033[1;36m", "\033[0m") if colour else ("", "", "")
+    print(f"{red}error:{end} {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"\n{cyan}hint:{end} {error.hint}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; the entry point ``mtpeft``.
+
+    Returns:
+        0, or 1 for a failure, 2 for wrong usage, 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        result = app(arguments, prog_name="mtpeft", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        error: Exception = Interrupted("Interrupted.")
+    except Exception as caught:
+        if debug and not isinstance(caught, _BadUsage):
+            raise
+        error = caught
+    else:
+        return result if isinstance(result, int) else 0
+    return _finish(error)
+
+
+def _finish(error: Exception) -> int:
+    shown = _as_error(error)
+    show(shown)
+    return shown.exit_code
