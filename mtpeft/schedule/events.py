@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,19 @@ class Begin:
 
 @dataclass(frozen=True)
 class Batch:
-    """Forward and backward on this many samples of each task; gradients add up until the next `Update`."""
+    """Forward and backward on this many samples of each task; gradients add up until the next `Update`.
+
+    Attributes:
+        quota: samples of each task in this batch.
+        whole: samples of each task in the whole update, where that is cut into several batches; empty where it is not.
+    """
 
     quota: Mapping[str, int]
+    whole: Mapping[str, int] = field(default_factory=dict)
+
+    def share(self, task: str) -> float:
+        """The factor on this batch's mean loss of ``task`` that makes accumulated gradients those of one whole batch."""
+        return self.quota[task] / self.whole.get(task, self.quota[task])
 
 
 @dataclass(frozen=True)
