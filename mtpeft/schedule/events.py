@@ -28,7 +28,7 @@ class Batch:
     whole: Mapping[str, int] = field(default_factory=dict)
 
     def share(self, task: str) -> float:
-        """The factor on this batch's mean loss of ``task`` that makes accumulated gradients those of one whole batch."""
+        """The factor on this batch's mean loss of ``task`` with which gradients add up to those of one whole batch."""
         return self.quota[task] / self.whole.get(task, self.quota[task])
 
 

@@ -18,8 +18,8 @@ class Interleaved(Schedule):
     """Each update trains one task, drawn with probability p from the task sizes n (training samples).
 
     Attributes:
-        sampler: ``proportional`` p ~ n; ``temperature`` p ~ n^(1/temperature); ``annealed`` p ~ n^a with a falling from 1
-            to 0.2 over the epochs (over the updates where ``steps`` is given; Stickland and Murray, ICML 2019);
+        sampler: ``proportional`` p ~ n; ``temperature`` p ~ n^(1/temperature); ``annealed`` p ~ n^a with a falling
+            from 1 to 0.2 over the epochs (over the updates where ``steps`` is given; Stickland and Murray, ICML 2019);
             ``capped`` p ~ min(n, cap) (T5, JMLR 2020); ``uniform``; ``round-robin``: in turn, no draw; ``mixed``: no
             draw either, every update takes a batch of every task.
         temperature: of the sampler of that name; 2 unless given.
@@ -56,7 +56,7 @@ class Interleaved(Schedule):
         return ({name: sizes[name].batch_size} for name in names)
 
     def shares(self, counts: Sequence[int], progress: float = 0.0) -> list[float]:
-        """The probability of each task from the task sizes; ``progress`` through the stage, 0 to 1, for ``annealed``."""
+        """The probability of each task from the task sizes; ``progress`` through the stage, 0 to 1, is for annealing."""
         exponent = {"proportional": 1.0, "annealed": 1 - 0.8 * progress, "capped": 1.0}.get(self.sampler, 0.0)
         if self.sampler == "temperature":
             exponent = 1 / (self.temperature or 2.0)
