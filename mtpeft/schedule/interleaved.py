@@ -56,7 +56,7 @@ class Interleaved(Schedule):
         return ({name: sizes[name].batch_size} for name in names)
 
     def shares(self, counts: Sequence[int], progress: float = 0.0) -> list[float]:
-        """The probability of each task from the task sizes; ``progress`` through the stage, 0 to 1, is for annealing."""
+        """Each task's probability from the task sizes; ``progress`` through the stage, 0 to 1, is for annealing."""
         exponent = {"proportional": 1.0, "annealed": 1 - 0.8 * progress, "capped": 1.0}.get(self.sampler, 0.0)
         if self.sampler == "temperature":
             exponent = 1 / (self.temperature or 2.0)
