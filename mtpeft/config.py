@@ -1,0 +1,277 @@
+"""What a run is made of: a recipe and flags as strict dataclasses, in which every value knows where it came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import count, islice, takewhile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import Field
+
+from mtpeft.errors import UsageError
+from mtpeft.recipe import Draft
+from mtpeft.settings import Origin, as_toml, build, check_keys
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+RESERVED = "shared"
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """One method with its settings; ``label`` is ``name``, or ``name-2`` where the same method stands twice."""
+
+    name: str
+    label: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A task's type and the settings of that type."""
+
+    type: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """A schedule and its settings (``steps``, ``epochs``, ``stages``, ``order``, ...)."""
+
+    name: str = "joint"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BalanceConfig:
+    """A balancer and its settings."""
+
+    name: str = "equal"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay.
+
+    Attributes:
+        lr: peak learning rate; None for the method's own.
+        warmup: fraction of a stage's updates.
+        clip_norm: largest norm of the gradient; 0 for no clipping.
+        precision: ``bf16`` runs the forward pass under autocast.
+        checkpointing: recompute activations in the backward pass.
+    """
+
+    lr: Positive | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """The run folder.
+
+    Attributes:
+        dir: relative to the current directory.
+        save_every: updates between saved states; 0 saves at the end of a stage only.
+        keep: which weights ``eval`` and ``predict`` are to use: the last, or the best on validation.
+        patience: evaluations without improvement after which a stage stops; 0 never stops early.
+    """
+
+    dir: str = ""
+    save_every: Whole = 200
+    keep: Literal["last", "best"] = "last"
+    patience: Whole = 0
+
+
+@dataclass(frozen=True)
+class Basics:
+    """The values outside of any table.
+
+    Attributes:
+        class_order_seed, data_seed: ``seed`` where not given.
+        weights: absolute path of local backbone weights, or None for the backbone's own.
+        image_size: side, or height and width, in pixels; None for the backbone's own.
+        workers: processes that load data; 0 loads in the training process.
+    """
+
+    seed: Whole = 0
+    class_order_seed: Whole | None = None
+    data_seed: Whole | None = None
+    backbone: str = "micro"
+    weights: str | None = None
+    image_size: Count | tuple[Count, Count] | None = None
+    workers: Whole = 0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+
+
+@dataclass(frozen=True)
+class Config(Basics):
+    """A whole run, resolved. ``origins`` says where given values came from; see `origin`."""
+
+    methods: tuple[MethodConfig, ...] = ()
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def origin(self, key: str) -> str:
+        """Where a value came from: the recipe's file, a flag such as ``--steps`` or ``--set``, or ``default``."""
+        for known, source in self.origins.items():
+            if known == key or known.startswith(f"{key}."):
+                return source
+        return "default"
+
+    def with_folder(self, *, resume: bool = False) -> Config:
+        """With ``output.dir`` filled in: ``runs/NAME`` numbered so that it is free, or, to ``resume``, the newest."""
+        if self.output.dir:
+            return self
+        base = Path("runs", self._name())
+        taken = list(takewhile(Path.exists, _numbered(base)))
+        folder = (taken or [base])[-1] if resume else next(islice(_numbered(base), len(taken), None))
+        return replace(self, output=replace(self.output, dir=folder.as_posix()))
+
+    def _name(self) -> str:
+        recipe = next((Path(source).stem for source in self.origins.values() if not source.startswith("--")), "config")
+        if recipe != "config":
+            return recipe
+        schedule = [] if self.schedule.name == "joint" else [self.schedule.name]
+        return "-".join([*self.tasks, *(method.label for method in self.methods), *schedule])
+
+    def to_toml(self) -> str:
+        """A recipe that gives this configuration again."""
+        tree: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Basics)}
+        for name in ("class_order_seed", "data_seed"):
+            tree[name] = None if tree[name] == self.seed else tree[name]
+        tree["methods"] = [{"name": method.name, **method.settings} for method in self.methods]
+        tree["tasks"] = {name: {"type": task.type, **task.settings} for name, task in self.tasks.items()}
+        tree["schedule"] = {"name": self.schedule.name, **self.schedule.settings}
+        tree["balance"] = {"name": self.balance.name, **self.balance.settings}
+        tree |= {"optimizer": vars(self.optimizer), "output": vars(self.output)}
+        return tomli_w.dumps(_without_none(tree))
+
+
+def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in tree.items() if v is not None}
+
+
+def _numbered(base: Path) -> Iterator[Path]:
+    yield base
+    yield from (base.with_name(f"{base.name}-{number}") for number in count(2))
+
+
+@dataclass
+class Overrides:
+    """What the command line gives: flags by their names, and ``KEY=VALUE`` settings."""
+
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    settings: Sequence[str] = ()
+
+
+def load(recipe: Path | str | None = None, overrides: Overrides | None = None) -> Config:
+    """A recipe with flags over it, checked; the settings of plugins are checked when they are built.
+
+    Relative paths of data and weights are taken from the recipe's folder; those of flags from the current directory.
+
+    Raises:
+        UsageError: naming the dotted key and where its value came from.
+    """
+    config = _resolve(recipe, overrides or Overrides())
+    if not config.tasks:
+        raise UsageError("There is no task to train.", hint="name some, e.g. --tasks cls,det,seg, or give a recipe")
+    if not config.methods:
+        raise UsageError(
+            "There is no method to train with.", hint="name one, e.g. --method hydra-lora; `mtpeft methods` lists them"
+        )
+    return config
+
+
+def load_methods(method: str, settings: Sequence[str] = ()) -> Config:
+    """A configuration of methods alone, for what needs no tasks: ``rank=16`` here means ``methods.METHOD.rank=16``."""
+    first = re.split(r"[+@]", method, maxsplit=1)[0].strip()
+    full = [item if "." in item.partition("=")[0] else f"methods.{first}.{item}" for item in settings]
+    return _resolve(None, Overrides({"--method": method}, full))
+
+
+def _resolve(recipe: Path | str | None, overrides: Overrides) -> Config:
+    draft = Draft()
+    if recipe is not None:
+        draft.read(Path(recipe))
+    for flag, value in overrides.flags.items():
+        draft.flag(flag, value)
+    for item in overrides.settings:
+        draft.set(item)
+    return _checked(draft)
+
+
+def _checked(draft: Draft) -> Config:
+    tree, origin = draft.tree, Config(origins=draft.origins).origin
+    basic, tables = [f.name for f in fields(Basics)], ["methods", "tasks", "schedule", "balance", "optimizer", "output"]
+    check_keys(tree, [*basic, *tables], "", origin)
+    for name in tables:
+        _check_table(tree.setdefault(name, {}), name, origin)
+    basics = build(Basics, {name: value for name, value in tree.items() if name in basic}, "", origin)
+    return Config(
+        **vars(_seeded(basics)),
+        methods=tuple(_method(label, table) for label, table in tree["methods"].items()),
+        tasks={name: _task(name, table, origin) for name, table in tree["tasks"].items()},
+        schedule=ScheduleConfig(*_named(tree["schedule"], "schedule", "joint", origin)),
+        balance=BalanceConfig(*_named(tree["balance"], "balance", "equal", origin)),
+        optimizer=build(OptimizerConfig, tree["optimizer"], "optimizer", origin),
+        output=build(OutputConfig, tree["output"], "output", origin),
+        origins=draft.origins,
+    )
+
+
+def _seeded(basics: Basics) -> Basics:
+    seeds = {name: getattr(basics, name) for name in ("class_order_seed", "data_seed")}
+    return replace(basics, **{name: basics.seed if seed is None else seed for name, seed in seeds.items()})
+
+
+def _method(label: str, table: Mapping[str, Any]) -> MethodConfig:
+    settings = dict(table)
+    return MethodConfig(settings.pop("name"), label, settings)
+
+
+def _task(name: str, table: Any, origin: Origin) -> TaskConfig:
+    key = f"tasks.{name}"
+    if not TASK_NAME.fullmatch(name) or name == RESERVED:
+        hint = f'letters, digits, "-" and "_", beginning with a letter or digit; "{RESERVED}" is what all tasks own'
+        raise UsageError(f'A task cannot be called "{name}".', hint=hint)
+    _check_table(table, key, origin)
+    return TaskConfig(*_named(table, key, name, origin, entry="type"))
+
+
+def _named(
+    table: Mapping[str, Any], key: str, default: str, origin: Origin, entry: str = "name"
+) -> tuple[str, dict[str, Any]]:
+    settings = dict(table)
+    name = settings.pop(entry, default)
+    if not isinstance(name, str) or not name:
+        where = f"{key}.{entry}"
+        raise UsageError(
+            f"{where} = {as_toml(name)} (from {origin(where)}) is not a name.", hint=f'e.g. {entry} = "{default}"'
+        )
+    return name, settings
+
+
+def _check_table(table: Any, key: str, origin: Origin) -> None:
+    if not isinstance(table, Mapping):
+        raise UsageError(
+            f"{key} = {as_toml(table)} (from {origin(key)}) is not a table.",
+            hint=f"write [{key}] and settings below it",
+        )

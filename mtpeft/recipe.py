@@ -1,0 +1,217 @@
+"""Reading recipes and flags: plain values under dotted keys, later ones over earlier ones, each with its origin."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from mtpeft.errors import UsageError, did_you_mean
+
+FLAGS = {
+    "--schedule": "schedule.name",
+    "--backbone": "backbone",
+    "--weights": "weights",
+    "--steps": "schedule.steps",
+    "--epochs": "schedule.epochs",
+    "--seed": "seed",
+    "--out": "output.dir",
+    "--balance": "balance.name",
+    "--device": "device",
+}
+ALIASES = {"optimizer.accumulate": "schedule.accumulate", "output.eval_every": "schedule.eval_every"}
+"""Two words for one thing: what a schedule streams is set in its table."""
+REPLACES = {
+    "schedule.steps": "schedule.epochs",
+    "schedule.epochs": "schedule.steps",
+    "schedule.name": "schedule.stages",
+}
+"""What a flag takes the place of in a recipe, because it excludes it."""
+
+
+Place = tuple[str, ...]
+"""Where a value stands: the names of its dotted key."""
+
+
+class Draft:
+    """A configuration before it is checked: ``tree`` of plain values, ``origins`` of each dotted key.
+
+    Methods stand in the tree as a table from label to settings; the label is the name, or ``name-2`` for a second one.
+    """
+
+    def __init__(self) -> None:
+        self.tree: dict[str, Any] = {"methods": {}, "tasks": {}}
+        self.origins: dict[str, str] = {}
+
+    def read(self, path: Path) -> None:
+        """Take a recipe; its paths are relative to its folder."""
+        table = _parse(path)
+        methods = table.pop("methods", [])
+        if not isinstance(methods, list) or not all(isinstance(item, dict) for item in methods):
+            raise UsageError(
+                f"methods in {path} is not a list of tables.", hint='write [[methods]], below it name = "lora"'
+            )
+        for item in methods:
+            name = item.pop("name", None)
+            if not isinstance(name, str):
+                raise UsageError(f"A method in {path} has no name.", hint='write name = "lora" below [[methods]]')
+            label = self._add_method(name, str(path))
+            self.assign(("methods", label), item, str(path), path.parent)
+        for name, value in table.items():
+            self.assign((name,), value, str(path), path.parent)
+
+    def flag(self, flag: str, value: Any) -> None:
+        """Take a flag; its paths are relative to the current directory."""
+        if flag == "--tasks":
+            self._choose_tasks(value)
+        elif flag == "--method":
+            self._choose_methods(value)
+        else:
+            self.assign(tuple(FLAGS[flag].split(".")), str(value) if isinstance(value, Path) else value, flag)
+
+    def set(self, item: str) -> None:
+        """Take ``KEY=VALUE``; the value is TOML, or else a text."""
+        key, equals, text = (piece.strip() for piece in item.partition("="))
+        names = tuple(key.split("."))
+        if not equals or "" in names:
+            raise UsageError(f'--set "{item}" is not KEY=VALUE.', hint="e.g. --set optimizer.lr=3e-4")
+        if names[0] in ("methods", "tasks"):
+            known = self.tree[names[0]]
+            if len(names) < 3:
+                raise UsageError(f'--set "{item}" names no setting.', hint=f"{names[0]}.NAME.SETTING=VALUE")
+            if names[1] not in known:
+                raise UsageError(
+                    f'There is no "{names[1]}" among the {names[0]} (--set {item}).', hint=did_you_mean(names[1], known)
+                )
+        self.assign(names, _value(text), "--set")
+
+    def assign(self, path: Place, value: Any, origin: str, base: Path | None = None) -> None:
+        """Put a value, or each value of a table, where ``path`` says."""
+        if isinstance(value, dict):
+            self._table(path, origin)
+            for name, item in value.items():
+                self.assign((*path, name), item, origin, base)
+            return
+        key = ".".join(path)
+        path = tuple(ALIASES[key].split(".")) if key in ALIASES else path
+        table = self._table(path[:-1], origin)
+        if isinstance(table.get(path[-1]), dict):
+            raise UsageError(
+                f"{key} (from {origin}) is a table, not a value.", hint=f"set what is in it: {key}.SETTING"
+            )
+        table[path[-1]] = _resolved(path, value, base or Path.cwd())
+        self.origins[".".join(path)] = origin
+        self._replace(REPLACES.get(key, ""), origin)
+
+    def _replace(self, key: str, origin: str) -> None:
+        """Drop what a flag takes the place of, unless it is a flag too."""
+        if origin.startswith("--") and not self.origins.get(key, "--").startswith("--"):
+            self._forget(tuple(key.split(".")))
+
+    def _table(self, path: Place, origin: str) -> dict[str, Any]:
+        table = self.tree
+        for depth, name in enumerate(path, 1):
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                key = ".".join(path[:depth])
+                raise UsageError(f"{key} (from {origin}) is a value, not a table.", hint=f"set it whole: {key} = ...")
+        return table
+
+    def _forget(self, path: Place) -> None:
+        self._table(path[:-1], "").pop(path[-1], None)
+        self.origins = {key: origin for key, origin in self.origins.items() if not _within(key, path)}
+
+    def _add_method(self, name: str, origin: str) -> str:
+        again = sum(entry["name"] == name for entry in self.tree["methods"].values())
+        label = f"{name}-{again + 1}" if again else name
+        self.assign(("methods", label, "name"), name, origin)
+        return label
+
+    def _choose_methods(self, text: str) -> None:
+        """``lora@shared+adaptformer@task``: these methods, each with the settings that the recipe gives it."""
+        before, origins = self.tree["methods"], dict(self.origins)
+        self._forget(("methods",))
+        self.tree["methods"] = {}
+        for item in text.split("+"):
+            name, at, scope = (piece.strip() for piece in item.partition("@"))
+            if not name or (at and not scope):
+                raise UsageError(
+                    f'--method "{text}" is not METHOD or METHOD@SCOPE, joined by +.', hint="e.g. --method lora@shared"
+                )
+            label = self._add_method(name, "--method")
+            if label in before:
+                self.tree["methods"][label] = before[label]
+                self.origins |= {k: v for k, v in origins.items() if _within(k, ("methods", label))}
+            if at:
+                self.assign(("methods", label, "scope"), scope, "--method")
+
+    def _choose_tasks(self, text: str) -> None:
+        """``pets,cells=det@voc:data/bccd``: these tasks; a bare name is the recipe's, or embedded data of that type."""
+        before, chosen = dict(self.tree["tasks"]), {}
+        for item in text.split(","):
+            name, equals, rest = (piece.strip() for piece in item.partition("="))
+            if not name or (equals and not rest):
+                hint = "e.g. --tasks cls,pets=cls@folder:data/pets"
+                raise UsageError(f'--tasks "{text}" is not NAME or NAME=TYPE@READER:PATH, comma-separated.', hint=hint)
+            if name in chosen:
+                raise UsageError(
+                    f'--tasks names "{name}" twice.', hint=f'give one of them another name: "{name}-2={rest or name}"'
+                )
+            if equals or name not in before:
+                self._one_task(name, rest or name)
+            chosen[name] = self.tree["tasks"][name]
+        self.tree["tasks"] = chosen
+
+    def _one_task(self, name: str, text: str) -> None:
+        kind, at, data = (piece.strip() for piece in text.partition("@"))
+        self._forget(("tasks", name))
+        self.assign(("tasks", name, "type"), kind, "--tasks")
+        if at:
+            self.assign(("tasks", name, "data"), data, "--tasks")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"The recipe {path} does not exist.", hint="give a TOML file, or --tasks and --method"
+        ) from None
+    except IsADirectoryError:
+        raise UsageError(
+            f"The recipe {path} is a folder.", hint=f"to resume a run: mtpeft train --resume --out {path}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(
+            f"The recipe {path} cannot be read: {error}.", hint="recipes are TOML: https://toml.io"
+        ) from None
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _within(key: str, path: Place) -> bool:
+    return key == ".".join(path) or key.startswith(".".join(path) + ".")
+
+
+def _resolved(path: Place, value: Any, base: Path) -> Any:
+    """Paths of data and weights, made absolute, so that a run's ``config.toml`` means the same from anywhere."""
+    if not isinstance(value, str) or not value:
+        return value
+    if path == ("weights",):
+        return _absolute(value, base)
+    if len(path) != 3 or path[0] != "tasks" or path[2] != "data":
+        return value
+    reader, colon, place = value.partition(":")
+    if not colon or not reader or not place:
+        hint = "e.g. folder:data/pets; `mtpeft tasks` lists the readers"
+        raise UsageError(f'{".".join(path)} = "{value}" is not READER:PATH.', hint=hint)
+    return value if "://" in place else f"{reader}:{_absolute(place, base)}"
+
+
+def _absolute(path: str, base: Path) -> str:
+    return str((base / Path(path).expanduser()).resolve())
