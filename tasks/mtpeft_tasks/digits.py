@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mtpeft.api import Dataset, Sample
+from mtpeft.api import Dataset, Sample, UsageError, did_you_mean
 
 Kind = Literal["cls", "det", "seg"]
 
@@ -79,6 +80,12 @@ def source_split(seed: int) -> dict[str, np.ndarray]:
     return split
 
 
+@lru_cache(maxsize=64)
+def _candidates(seed: int, split: str, digits: tuple[int, ...]) -> np.ndarray:
+    chosen = source_split(seed)[split]
+    return chosen[np.isin(sources()[1][chosen], digits)]
+
+
 class Digits(Dataset):
     """Scenes of one split, made on the fly and kept in memory.
 
@@ -86,11 +93,22 @@ class Digits(Dataset):
         kind: ``cls`` has one digit for each scene; ``det`` and ``seg`` show the same scenes of 1 to 5.
         split: ``train``, ``val`` or ``test``.
         seed: of the division of the digit images and of the scenes.
+        classes: show only these digits (class-incremental sequences); empty for all ten.
+
+    Raises:
+        UsageError: for a split or class that there is not.
     """
 
-    def __init__(self, kind: Kind, split: str, *, seed: int = 0) -> None:
+    def __init__(self, kind: Kind, split: str, *, seed: int = 0, classes: Sequence[str] = ()) -> None:
+        for what, asked, known in (("split", [split], SPLITS), ("class", classes, (*NAMES, "background"))):
+            for name in asked:
+                if name not in known:
+                    raise UsageError(f'the embedded digits have no {what} "{name}"', hint=did_you_mean(name, known))
         self.kind, self.split, self.seed = kind, split, seed
-        self.classes = ("background", *NAMES) if kind == "seg" else NAMES
+        shown = [name for name in classes if name in NAMES] or NAMES
+        self.digits = tuple(sorted(int(name) for name in shown))
+        names = tuple(NAMES[digit] for digit in self.digits)
+        self.classes = ("background", *names) if kind == "seg" else names
 
     def __len__(self) -> int:
         return SCENES[self.kind][self.split]
@@ -99,45 +117,48 @@ class Digits(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         scene = self.scene(index)
-        target = {"classes": self.classes, **_target(scene, self.kind)}
+        target = {"classes": self.classes, **self._target(scene)}
         return Sample(Image.fromarray(scene.image), target, f"digits:{self.kind}/{self.split}/{index}")
 
     def scene(self, index: int) -> Scene:
-        return _scene(self.seed, self.split, index, 1 if self.kind == "cls" else 5)
+        """The scene of an index; its labels are digits, whatever classes were asked for."""
+        return _scene(self.seed, self.split, index, 1 if self.kind == "cls" else 5, self.digits)
+
+    def _target(self, scene: Scene) -> dict[str, Any]:
+        labels = np.searchsorted(self.digits, scene.labels)
+        if self.kind == "cls":
+            return {"label": int(labels[0])}
+        if self.kind == "seg":
+            table = np.zeros(11, np.uint8)
+            table[np.add(self.digits, 1)] = 1 + np.arange(len(self.digits))
+            return {"mask": torch.from_numpy(table[scene.mask])}
+        difficult = torch.zeros(len(labels), dtype=torch.bool)
+        return {"boxes": torch.from_numpy(scene.boxes), "labels": torch.from_numpy(labels), "difficult": difficult}
 
     def manifest(self) -> dict[str, Any]:
         """Count, hash over the generator, its sources and every scene's labels, and how often each class is shown."""
         digest = hashlib.sha256(f"digits {_VERSION} {self.kind} {self.split} {self.seed}".encode())
-        digest.update(sources()[0][source_split(self.seed)[self.split]].tobytes())
+        digest.update(sources()[0][_candidates(self.seed, self.split, self.digits)].tobytes())
         shown: Counter[str] = Counter()
         for index in range(len(self)):
             labels = self.scene(index).labels
             digest.update(labels.tobytes())
             shown.update(NAMES[label] for label in labels)
-        histogram = {name: shown[name] for name in NAMES}
+        histogram = {NAMES[digit]: shown[NAMES[digit]] for digit in self.digits}
         return {"count": len(self), "sha256": digest.hexdigest(), "classes": list(self.classes), "histogram": histogram}
 
 
-def _target(scene: Scene, kind: Kind) -> dict[str, Any]:
-    if kind == "cls":
-        return {"label": int(scene.labels[0])}
-    if kind == "seg":
-        return {"mask": torch.from_numpy(scene.mask)}
-    labels = torch.from_numpy(scene.labels)
-    difficult = torch.zeros(len(labels), dtype=torch.bool)
-    return {"boxes": torch.from_numpy(scene.boxes), "labels": labels, "difficult": difficult}
-
-
 @lru_cache(maxsize=8192)
-def _scene(seed: int, split: str, index: int, most: int) -> Scene:
+def _scene(seed: int, split: str, index: int, most: int, digits: tuple[int, ...]) -> Scene:
     random = np.random.default_rng([seed, 1 + SPLITS.index(split), most, index])
     canvas, tone = _background(random)
     mask = np.zeros((CANVAS, CANVAS), np.uint8)
+    candidates = _candidates(seed, split, digits)
     boxes: list[tuple[int, int, int, int]] = []
     chosen = []
     for _ in range(random.integers(1, most + 1)):
-        source = int(random.choice(source_split(seed)[split]))
-        ink = _ink(source, int(random.integers(18, 41) if most == 1 else random.integers(16, 29)))
+        source = int(random.choice(candidates))
+        ink = _ink(source, int(random.integers(18, 41) if most == 1 else random.integers(18, 31)))
         place = _place(random, ink.shape, boxes)
         if place is not None:
             boxes.append(_draw(canvas, mask, ink, place, _colour(random, tone), 1 + int(sources()[1][source])))
@@ -150,10 +171,11 @@ def _scene(seed: int, split: str, index: int, most: int) -> Scene:
 def _ink(source: int, height: int) -> np.ndarray:
     """The digit's opacity in [0, 1], cropped to its strokes and enlarged to ``height`` pixels."""
     digit = sources()[0][source]
-    digit = _tight(digit, digit > 0.1)
-    width = max(4, round(height * digit.shape[1] / digit.shape[0]))
+    digit = np.pad(_tight(digit, digit > 0.1), 1)  # a margin, or strokes at the border would be cut straight
+    scale = height / (digit.shape[0] - 2)
+    width, height = (round(scale * side) for side in digit.shape[::-1])
     enlarged = np.asarray(Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC))
-    opacity = np.clip((enlarged - 0.2) / 0.3, 0, 1)
+    opacity = np.clip((enlarged - 0.3) / 0.3, 0, 1)
     return _tight(opacity, opacity >= 0.5)
 
 

@@ -1,0 +1,83 @@
+"""The task type ``cls``: one class for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtpeft.api import Dataset, FeaturesInfo, Head, ImageConfig, Metric, Sample, Task
+from mtpeft_tasks.classification.heads import HEADS
+from mtpeft_tasks.classification.metric import Accuracy
+from mtpeft_tasks.digits import Digits
+from mtpeft_tasks.drawing import caption
+from mtpeft_tasks.names import known_positions, make_head
+from mtpeft_tasks.readers import open_data
+from mtpeft_tasks.transforms import Fit, Preset, build
+
+
+@dataclass
+class Classification(Task):
+    """One class for each image; without ``data``, one handwritten digit.
+
+    Attributes:
+        classes: keep only these classes of the data; empty for all.
+        augment: ``none``, ``light`` or ``standard``.
+        flip: mirror half of the training images; leave it off for digits and letters.
+        fit: ``stretch`` images to the backbone's size, or ``pad`` them.
+        label_smoothing: of the cross-entropy.
+    """
+
+    metric_name: ClassVar[str] = "top-1"
+
+    classes: tuple[str, ...] = ()
+    augment: Preset = "light"
+    flip: bool = False
+    fit: Fit = "stretch"
+    label_smoothing: float = 0.0
+
+    def dataset(self, split: str, *, seed: int = 0) -> Dataset:
+        if not self.data:
+            return Digits("cls", split, seed=seed, classes=self.classes)
+        return open_data(self.data, split, gives="label", seed=seed, classes=self.classes)
+
+    def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
+        return make_head(HEADS, self.head_config, info, classes)
+
+    def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
+        return build(image, train=train, preset=self.augment, flip=self.flip, fit=self.fit)
+
+    def loss(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Cross-entropy over the samples that have a label; 0 where none has."""
+        rows = [row for row, target in enumerate(targets) if "label" in target]
+        names = [targets[row]["classes"][int(targets[row]["label"])] for row in rows]
+        labels = known_positions(names, head.classes).to(outputs.device)
+        if not rows:
+            return {"cross_entropy": outputs.sum() * 0.0}
+        loss = F.cross_entropy(outputs[rows].float(), labels, label_smoothing=self.label_smoothing)
+        return {"cross_entropy": loss}
+
+    def decode(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """``{"label": index into head.classes, "probabilities": (K,)}``."""
+        probabilities = outputs.detach().float().softmax(-1).cpu()
+        return [{"label": int(torch.argmax(row)), "probabilities": row} for row in probabilities]
+
+    def metric(self, classes: Sequence[str]) -> Metric:
+        return Accuracy(classes)
+
+    def describe(self, prediction: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+        """The class, its probability, and the five most probable."""
+        probabilities = prediction["probabilities"]
+        best = probabilities.topk(min(5, len(probabilities)))
+        top = {classes[i]: round(p, 6) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)}
+        label = prediction["label"]
+        return {"class": classes[label], "probability": round(float(probabilities[label]), 6), "top": top}
+
+    def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
+        label = prediction["label"]
+        return caption(image, f"{classes[label]} {float(prediction['probabilities'][label]):.0%}")

@@ -1,0 +1,83 @@
+"""Predictions over images, with PIL alone: captions, boxes, tinted masks with a legend."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mtpeft_tasks.transforms import to_rgb
+
+_LEAST = 256  # pictures smaller than this are enlarged, or no text would fit
+
+
+def colour(index: int) -> tuple[int, int, int]:
+    """The fixed colour of class ``index``: hues a golden angle apart, so neighbours differ."""
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.75, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def enlarged(image: Image.Image) -> tuple[Image.Image, int]:
+    """An RGB copy whose longer side has at least 256 pixels, and by how much it was multiplied."""
+    picture = to_rgb(image)
+    factor = max(1, -(-_LEAST // max(picture.size)))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST), factor
+
+
+def caption(image: Image.Image, text: str) -> Image.Image:
+    """The image with a line of text at its top left."""
+    picture, _ = enlarged(image)
+    _label(ImageDraw.Draw(picture), (0, 0), text, (0, 0, 0))
+    return picture
+
+
+def boxes(
+    image: Image.Image,
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    classes: Sequence[str],
+    scores: Sequence[float] | None = None,
+) -> Image.Image:
+    """The image with boxes ``(N, 4)`` xyxy, each in its class's colour with its name (and score)."""
+    picture, factor = enlarged(image)
+    draw = ImageDraw.Draw(picture)
+    for row, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+        left, top, right, bottom = (factor * float(side) for side in box)
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour(int(label)), width=2)
+        text = classes[int(label)] + (f" {float(scores[row]):.2f}" if scores is not None else "")
+        _label(draw, (left, top), text, colour(int(label)))
+    return picture
+
+
+def mask(
+    image: Image.Image, mask: np.ndarray, classes: Sequence[str], *, opacity: float = 0.5, plain: Sequence[int] = ()
+) -> Image.Image:
+    """The image tinted by a ``mask (H, W)`` of class indices, with a legend of those shown.
+
+    Args:
+        plain: classes left untinted (a background).
+    """
+    picture, factor = enlarged(image)
+    shown = [index for index in np.unique(mask).tolist() if index < len(classes) and index not in plain]
+    pixels = np.asarray(picture).astype(np.float32)
+    large = mask.repeat(factor, 0).repeat(factor, 1)
+    for index in shown:
+        region = large == index
+        pixels[region] += opacity * (np.array(colour(index)) - pixels[region])
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    draw, top = ImageDraw.Draw(picture), 0
+    for index in shown:
+        top = _label(draw, (0, top), classes[index], colour(index))
+    return picture
+
+
+def _label(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, fill: tuple[int, int, int]) -> int:
+    """Text on a filled plate; gives the plate's bottom."""
+    font = ImageFont.load_default()
+    _, _, right, bottom = draw.textbbox(corner, text, font=font)
+    draw.rectangle((corner[0], corner[1], right + 2, bottom + 2), fill=fill)
+    bright = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] > 140
+    draw.text(corner, text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
+    return int(bottom) + 2

@@ -1,0 +1,153 @@
+"""What the readers share: opening images, finding files, dividing them into splits, hashing what was found."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+from mtpeft.api import DataError, UsageError, did_you_mean
+from mtpeft_tasks.transforms import to_rgb
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+HELD_OUT = {"test": 0.2, "val": 0.1}
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_ORIENTATION = 0x0112
+Item = TypeVar("Item")
+
+
+def read_image(path: Path) -> Image.Image:
+    """An upright RGB image.
+
+    Raises:
+        DataError: naming the file, where it is missing, truncated or no image.
+    """
+    return to_rgb(decode(path))
+
+
+def decode(path: Path) -> Image.Image:
+    """An image as it is stored, decoded to the end.
+
+    Raises:
+        DataError: naming the file.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of the upright image, from its header alone.
+
+    Raises:
+        DataError: naming the file.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f'image "{path}" does not exist', hint="check the path, or the list that names it")
+    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).split("\n")[0]
+    return DataError(f'image "{path}" cannot be read: {reason}', hint="remove the file or replace it")
+
+
+def folder(path: str | Path) -> Path:
+    """An existing folder.
+
+    Raises:
+        DataError: where there is none.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise DataError(f'data folder "{path}" does not exist', hint="check the path; it is relative to the recipe")
+    return path
+
+
+def images_in(path: Path) -> list[Path]:
+    """The image files directly in a folder, sorted by name."""
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, stripped, without empty ones.
+
+    Raises:
+        DataError: where it is not UTF-8 text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f'list "{path}" is not UTF-8 text', hint="write one entry per line") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def asked_classes(known: Sequence[str], classes: str) -> tuple[str, ...]:
+    """The comma-separated ``classes`` in the order of the known ones; all for an empty string.
+
+    Raises:
+        UsageError: for a class that the data does not have.
+    """
+    wanted = [name.strip() for name in classes.split(",") if name.strip()]
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f'the data has no class "{name}"', hint=did_you_mean(name, known))
+    return tuple(name for name in known if name in wanted) if wanted else tuple(known)
+
+
+def choice(option: str, value: str, known: Sequence[str]) -> str:
+    """``value`` if the option may have it.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if value not in known:
+        raise UsageError(f'option {option} cannot be "{value}"', hint=did_you_mean(value, known))
+    return value
+
+
+def fill_splits(splits: Mapping[str, Sequence[Item]], groups: Mapping[Item, Hashable], seed: int) -> dict[str, list]:
+    """Hold a test split (20 %) and a validation split (10 %) out of ``train`` where the data has none.
+
+    What is held out is stratified by group and a function of the items' names and the seed alone.
+
+    Args:
+        splits: those that the data has.
+        groups: the class of every item of ``train``; items are named by ``str``.
+    """
+    filled = {name: list(items) for name, items in splits.items()}
+    for name in ("test", "val"):
+        if name not in filled and filled.get("train"):
+            held = _hold_out(filled["train"], groups, HELD_OUT[name], f"{name}:{seed}")
+            filled[name] = [item for item in filled["train"] if item in held]
+            filled["train"] = [item for item in filled["train"] if item not in held]
+    return filled
+
+
+def _hold_out(items: Sequence[Item], groups: Mapping[Item, Hashable], fraction: float, key: str) -> set[Item]:
+    members: dict[Hashable, list[Item]] = {}
+    for item in items:
+        members.setdefault(groups[item], []).append(item)
+    held: set[Item] = set()
+    for group in members.values():
+        group.sort(key=lambda item: hashlib.sha256(f"{key}:{item}".encode()).digest())
+        held.update(group[: max(1, round(fraction * len(group))) if len(group) > 1 else 0])
+    return held
+
+
+def digest(lines: Iterable[str]) -> str:
+    """The sha256 of a list of files and labels."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,100 @@
+"""The task type ``seg``: a class for each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtpeft.api import Dataset, FeaturesInfo, Head, ImageConfig, Metric, Sample, Task
+from mtpeft_tasks import drawing
+from mtpeft_tasks.digits import Digits
+from mtpeft_tasks.names import known_positions, make_head
+from mtpeft_tasks.readers import open_data
+from mtpeft_tasks.segmentation.heads import HEADS
+from mtpeft_tasks.segmentation.metric import IGNORED, MeanIoU, renumbered
+from mtpeft_tasks.transforms import Fit, Preset, build, content
+
+
+@dataclass
+class Segmentation(Task):
+    """A class for each pixel; without ``data``, scenes of 1 to 5 handwritten digits.
+
+    Attributes:
+        classes: keep only these classes of the data (all other pixels are ignored); empty for all.
+        augment: ``none``, ``light`` or ``standard``.
+        flip: mirror half of the training images; leave it off for digits and for left/right classes.
+        fit: ``stretch`` images to the backbone's size, or ``pad`` them.
+        label_smoothing: of the cross-entropy.
+    """
+
+    metric_name: ClassVar[str] = "mIoU"
+
+    classes: tuple[str, ...] = ()
+    augment: Preset = "light"
+    flip: bool = False
+    fit: Fit = "stretch"
+    label_smoothing: float = 0.0
+
+    def dataset(self, split: str, *, seed: int = 0) -> Dataset:
+        if not self.data:
+            return Digits("seg", split, seed=seed, classes=self.classes)
+        return open_data(self.data, split, gives="mask", seed=seed, classes=self.classes)
+
+    def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
+        return make_head(HEADS, self.head_config, info, classes)
+
+    def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
+        return build(image, train=train, preset=self.augment, flip=self.flip, fit=self.fit)
+
+    def loss(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Cross-entropy over the labelled pixels of the batch; 0 where there is none."""
+        masks = torch.stack([self._mask(head, target, outputs) for target in targets])
+        total = F.cross_entropy(
+            outputs.float(), masks, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="sum"
+        )
+        return {"cross_entropy": total / (masks != IGNORED).sum().clamp(min=1)}
+
+    def _mask(self, head: Head, target: dict[str, Any], outputs: Tensor) -> Tensor:
+        """The target at the size of the outputs ``(H, W) int64``, numbered as the head's classes."""
+        size = tuple(outputs.shape[-2:])
+        if "mask" not in target:
+            return torch.full(size, IGNORED, dtype=torch.int64, device=outputs.device)
+        known_positions(target["classes"], head.classes)
+        mask = renumbered(target["mask"].to(outputs.device), target["classes"], head.classes)
+        if mask.shape == size:
+            return mask
+        covered = content(tuple(mask.shape), size, self.fit)
+        mask = F.interpolate(mask[None, None].float(), covered, mode="nearest-exact")[0, 0].long()
+        return F.pad(mask, (0, size[1] - covered[1], 0, size[0] - covered[0]), value=IGNORED)
+
+    def decode(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """``{"mask": (H, W) uint8 of indices into head.classes}`` at ``target["size"]``."""
+        return [{"mask": self._at_size(row, target["size"])} for row, target in zip(outputs, targets, strict=True)]
+
+    def _at_size(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        height, width = (int(side) for side in size)
+        covered = content((height, width), tuple(logits.shape[-2:]), self.fit)
+        logits = logits.detach().float()[None, :, : covered[0], : covered[1]]
+        if covered != (height, width):
+            logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+        return logits[0].argmax(0).to(torch.uint8).cpu()
+
+    def metric(self, classes: Sequence[str]) -> Metric:
+        return MeanIoU(classes)
+
+    def describe(self, prediction: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+        """The mask's size and how much of it each class covers."""
+        mask = prediction["mask"]
+        counts = torch.bincount(mask.flatten().long(), minlength=len(classes)).tolist()
+        area = {name: round(count / mask.numel(), 6) for name, count in zip(classes, counts, strict=True) if count}
+        return {"size": list(mask.shape), "area": area}
+
+    def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
+        plain = [index for index, name in enumerate(classes) if name == "background"]
+        return drawing.mask(image, prediction["mask"].numpy(), classes, plain=plain)
