@@ -1,0 +1,191 @@
+"""What was learned and what was forgotten, recomputed from a result matrix.
+
+Symbols: ``R[l, j]`` the score of task j after stage l, ``T`` the last evaluated stage, ``s`` +1 where higher is better
+and -1 where lower is, ``STL`` the task's baseline. Undefined is None, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from math import fsum
+from typing import Any
+
+from mtpeft.evaluation.matrix import ResultMatrix, TaskRecord
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """One task's row.
+
+    Attributes:
+        type, metric, unit, count: what was measured, and on how many samples at last.
+        learn: R[j, j], right after the task's own stage; native unit, as are peak, last and forgetting.
+        peak: the best of R[l, j] for j <= l < T; of a task of the last stage, learn.
+        last: R[T, j].
+        forgetting: s (peak - last), signed: negative where later stages helped (Chaudhry et al., ECCV 2018). None for
+            the tasks of the last stage, which nothing could make forget.
+        relative_forgetting: 100 forgetting / abs(peak), in percent.
+        relative_forgetting_floor: 100 forgetting / abs(peak - floor), in percent.
+        intransigence: 100 s (STL - learn) / abs(STL), in percent of the baseline.
+        stability: 100 s (last - learn) / abs(STL), in percent of the baseline; None for the tasks of the last stage.
+        delta: 100 s (last - STL) / abs(STL), in percent of the baseline; stability - intransigence.
+        isolated: no other task trains anything this one uses: forgetting is 0 by construction and is no result.
+        reliable: False where the baseline is too near the floor to divide by; such a row enters no relative mean.
+    """
+
+    type: str
+    metric: str
+    unit: str
+    count: int | None
+    learn: float | None
+    peak: float | None
+    last: float | None
+    forgetting: float | None
+    relative_forgetting: float | None
+    relative_forgetting_floor: float | None
+    intransigence: float | None
+    stability: float | None
+    delta: float | None
+    isolated: bool
+    reliable: bool
+
+
+def summarize(matrix: ResultMatrix) -> dict[str, Any]:
+    """The summary of ``results.json``: aggregates, and ``tasks`` with a row for each.
+
+    ``average``, ``average_incremental``, ``learning``, ``backward_transfer``, ``backward_transfer_pairs``,
+    ``forward_transfer`` and ``forgetting`` are means over tasks in the metric's own unit, transfers signed so that more
+    is better; they are None where tasks differ in type or metric, for their units cannot be added. ``delta``,
+    ``intransigence``, ``stability`` and ``relative_forgetting`` are means in percent and can be; ``_macro`` is the mean
+    over task types of each type's mean. A null cell leaves the means that need it; ``undefined`` lists such cells.
+    """
+    rows = {name: task_summary(matrix, name) for name in matrix.tasks}
+    return {
+        **_native(matrix, rows),
+        **_relative(matrix, rows),
+        "isolated": bool(rows) and all(row.isolated for row in rows.values()),
+        "undefined": [{"stage": stage, "task": task} for (stage, task), c in matrix.cells.items() if c.value is None],
+        "tasks": {name: asdict(row) for name, row in rows.items()},
+    }
+
+
+def task_summary(matrix: ResultMatrix, name: str) -> TaskSummary:
+    """The row of one task; all None where it was not trained yet."""
+    record, final, first = matrix.tasks[name], matrix.last, matrix.learned_at(name)
+    learn = None if first is None else matrix.value(first, name)
+    last = None if first is None else matrix.value(final, name)
+    peak = learn if first is None or first == final else _best(record, _history(matrix, name, first))
+    forgetting = None if first == final else _gain(record, last, peak)
+    base = record.baseline
+    cell = matrix.cells.get((final, name))
+    return TaskSummary(
+        type=record.type, metric=record.metric, unit=record.unit, count=cell.count if cell else None,
+        learn=learn, peak=peak, last=last, forgetting=forgetting,
+        relative_forgetting=_percent(forgetting, peak),
+        relative_forgetting_floor=_percent(forgetting, _difference(peak, record.floor)),
+        intransigence=_percent(_gain(record, learn, base), base),
+        stability=None if first == final else _percent(_gain(record, learn, last), base),
+        delta=_percent(_gain(record, base, last), base),
+        isolated=matrix.costs is not None and matrix.costs.parameters.isolated(name),
+        reliable=reliable(record),
+    )  # fmt: skip
+
+
+def reliable(record: TaskRecord) -> bool:
+    """Whether percentages of the baseline mean anything: it is not 0, not under 1 %, not under twice the floor."""
+    if record.baseline is None:
+        return True
+    if record.baseline == 0 or not record.higher_is_better:
+        return record.baseline != 0
+    enough = record.unit != "%" or record.baseline >= 1
+    return enough and (record.floor is None or record.baseline >= 2 * record.floor)
+
+
+def _native(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
+    names = [name for name in matrix.seen(matrix.last) if name in rows]
+    kinds = {(r.type, r.metric, r.higher_is_better, r.unit) for r in (matrix.tasks[name] for name in names)}
+    comparable = len(kinds) == 1
+    averages = [mean(matrix.value(t, name) for name in matrix.seen(t)) for t in range(matrix.last + 1)]
+    values = {
+        "average": averages[-1] if averages else None,
+        "average_incremental": mean(averages),
+        "learning": mean(rows[name].learn for name in names),
+        "backward_transfer": mean(_transfer(matrix, name, matrix.last) for name in names),
+        "backward_transfer_pairs": mean(_transfer(matrix, n, t) for n in names for t in range(matrix.last + 1)),
+        "forward_transfer": mean(_forward(matrix, name) for name in names),
+        "forgetting": mean(rows[name].forgetting for name in names),
+    }
+    return {name: value if comparable else None for name, value in values.items()} | {
+        "averages": averages if comparable else None
+    }
+
+
+def _relative(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
+    counted = {name: row for name, row in rows.items() if row.reliable}
+    relative = [row.relative_forgetting for row in rows.values() if row.relative_forgetting is not None]
+    return {
+        "delta": mean(row.delta for row in counted.values()),
+        "delta_macro": _macro(counted.values(), lambda row: row.delta),
+        "intransigence": mean(row.intransigence for row in counted.values()),
+        "stability": _mean_stability(matrix, counted),
+        "relative_forgetting": mean(relative),
+        "relative_forgetting_macro": _macro(rows.values(), lambda row: row.relative_forgetting),
+        "relative_forgetting_worst": max(relative, default=None),
+        "unreliable": [name for name, row in rows.items() if not row.reliable],
+    }
+
+
+def _mean_stability(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> float | None:
+    """Tasks of the last stage enter as 0, so that mean delta = mean stability - mean intransigence."""
+    if all(row.stability is None for row in rows.values()):
+        return None
+    newest = {name for name, row in rows.items() if matrix.learned_at(name) == matrix.last and row.delta is not None}
+    return mean(0.0 if name in newest else row.stability for name, row in rows.items())
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of the defined values, in an order-free sum; None where there are none."""
+    defined = [value for value in values if value is not None]
+    return fsum(defined) / len(defined) if defined else None
+
+
+def _macro(rows: Iterable[TaskSummary], column: Callable[[TaskSummary], float | None]) -> float | None:
+    rows = list(rows)
+    types = dict.fromkeys(row.type for row in rows)
+    return mean(mean(column(row) for row in rows if row.type == kind) for kind in types)
+
+
+def _history(matrix: ResultMatrix, name: str, first: int) -> list[float]:
+    values = [matrix.value(stage, name) for stage in range(first, matrix.last)]
+    return [value for value in values if value is not None]
+
+
+def _best(record: TaskRecord, values: list[float]) -> float | None:
+    return max(values, key=lambda value: record.sign * value, default=None)
+
+
+def _transfer(matrix: ResultMatrix, name: str, stage: int) -> float | None:
+    first = matrix.learned_at(name)
+    if first is None or stage <= first:
+        return None
+    return _gain(matrix.tasks[name], matrix.value(first, name), matrix.value(stage, name))
+
+
+def _forward(matrix: ResultMatrix, name: str) -> float | None:
+    first = matrix.learned_at(name)
+    return _gain(matrix.tasks[name], matrix.tasks[name].floor, matrix.value(first - 1, name)) if first else None
+
+
+def _gain(record: TaskRecord, before: float | None, after: float | None) -> float | None:
+    """How much better ``after`` is than ``before``."""
+    difference = _difference(after, before)
+    return None if difference is None else record.sign * difference + 0.0  # + 0.0: no negative zero
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _percent(part: float | None, whole: float | None) -> float | None:
+    return 100 * part / abs(whole) if part is not None and whole else None
