@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtpeft.backbone.create import create as create_backbone
+    from mtpeft.backbone import create as create_backbone
     from mtpeft.errors import MtpeftError
     from mtpeft.peft.heads import head
     from mtpeft.peft.host import adapt, load
@@ -20,7 +20,7 @@ __all__ = ["MtpeftError", "__version__", "adapt", "create_backbone", "head", "lo
 _WHERE = {
     "MtpeftError": "mtpeft.errors:MtpeftError",
     "adapt": "mtpeft.peft.host:adapt",
-    "create_backbone": "mtpeft.backbone.create:create",
+    "create_backbone": "mtpeft.backbone:create",
     "head": "mtpeft.peft.heads:head",
     "load": "mtpeft.peft.host:load",
 }

@@ -110,7 +110,7 @@ def train(
         "--steps": steps, "--epochs": epochs, "--seed": seed, "--out": out, "--balance": balance, "--device": device,
     }  # fmt: skip
     given = configs.Overrides({flag: value for flag, value in flags.items() if value is not None}, settings or [])
-    if resume and recipe is None and out is not None:
+    if resume and recipe is None and out is not None and (out / "config.toml").is_file():
         recipe = out / "config.toml"
     config = configs.load(recipe, given).with_folder(resume=resume)
     from mtpeft.commands import train as command
@@ -237,7 +237,7 @@ def _resumable(folder: Path, dry_run: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         saved = not dry_run and (folder / "state").is_dir()
         hint = f"`mtpeft train --resume --out {folder}` goes on from the last saved update." if saved else ""
-        raise Interrupted("Interrupted.", hint=hint) from None
+        raise Interrupted("interrupted", hint=hint) from None
 
 
 # Typer hands out its parser's errors under no public name; this is the base of the one that it does.
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = app(arguments, prog_name="mtpeft", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        error: Exception = Interrupted("Interrupted.")
+        error: Exception = Interrupted("interrupted")
     except Exception as caught:
         if debug and not isinstance(caught, _BadUsage):
             raise

@@ -192,10 +192,10 @@ def load(recipe: Path | str | None = None, overrides: Overrides | None = None) -
     """
     config = _resolve(recipe, overrides or Overrides())
     if not config.tasks:
-        raise UsageError("There is no task to train.", hint="name some, e.g. --tasks cls,det,seg, or give a recipe")
+        raise UsageError("there is no task to train", hint="name some, e.g. --tasks cls,det,seg, or give a recipe")
     if not config.methods:
         raise UsageError(
-            "There is no method to train with.", hint="name one, e.g. --method hydra-lora; `mtpeft methods` lists them"
+            "there is no method to train with", hint="name one, e.g. --method hydra-lora; `mtpeft methods` lists them"
         )
     return config
 
@@ -251,7 +251,7 @@ def _task(name: str, table: Any, origin: Origin) -> TaskConfig:
     key = f"tasks.{name}"
     if not TASK_NAME.fullmatch(name) or name == RESERVED:
         hint = f'letters, digits, "-" and "_", beginning with a letter or digit; "{RESERVED}" is what all tasks own'
-        raise UsageError(f'A task cannot be called "{name}".', hint=hint)
+        raise UsageError(f'a task cannot be called "{name}"', hint=hint)
     _check_table(table, key, origin)
     return TaskConfig(*_named(table, key, name, origin, entry="type"))
 
@@ -264,7 +264,7 @@ def _named(
     if not isinstance(name, str) or not name:
         where = f"{key}.{entry}"
         raise UsageError(
-            f"{where} = {as_toml(name)} (from {origin(where)}) is not a name.", hint=f'e.g. {entry} = "{default}"'
+            f"{where} = {as_toml(name)} (from {origin(where)}) is not a name", hint=f'e.g. {entry} = "{default}"'
         )
     return name, settings
 
@@ -272,6 +272,6 @@ def _named(
 def _check_table(table: Any, key: str, origin: Origin) -> None:
     if not isinstance(table, Mapping):
         raise UsageError(
-            f"{key} = {as_toml(table)} (from {origin(key)}) is not a table.",
+            f"{key} = {as_toml(table)} (from {origin(key)}) is not a table",
             hint=f"write [{key}] and settings below it",
         )

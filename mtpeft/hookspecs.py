@@ -44,7 +44,10 @@ def register_tasks() -> Mapping[str, str]:
 
 @hookspec
 def register_readers() -> Mapping[str, str]:
-    """``{name: "package.module:function"}``: what ``READER:PATH`` names; ``function(path, split, type) -> Dataset``."""
+    """``{name: "package.module:function"}``: what ``READER:PATH?option=value`` names.
+
+    ``function(path, split, *, seed, **options) -> Dataset``.
+    """
 
 
 @hookspec
@@ -64,7 +67,10 @@ def register_loggers() -> Mapping[str, str]:
 
 @hookspec
 def register_backbones() -> Mapping[str, str]:
-    """``{name: "package.module:function"}``: ``function(image_size) -> (module, pretrained_cfg)``, a timm-like model."""
+    """``{name: "package.module:function"}``: ``function(image_size, pretrained) -> nn.Module``, a model like timm's.
+
+    ``image_size`` is (height, width) or None; the module carries a ``pretrained_cfg`` where it has one.
+    """
 
 
 @hookspec

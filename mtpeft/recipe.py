@@ -49,12 +49,12 @@ class Draft:
         methods = table.pop("methods", [])
         if not isinstance(methods, list) or not all(isinstance(item, dict) for item in methods):
             raise UsageError(
-                f"methods in {path} is not a list of tables.", hint='write [[methods]], below it name = "lora"'
+                f"methods in {path} is not a list of tables", hint='write [[methods]], below it name = "lora"'
             )
         for item in methods:
             name = item.pop("name", None)
             if not isinstance(name, str):
-                raise UsageError(f"A method in {path} has no name.", hint='write name = "lora" below [[methods]]')
+                raise UsageError(f"a method in {path} has no name", hint='write name = "lora" below [[methods]]')
             label = self._add_method(name, str(path))
             self.assign(("methods", label), item, str(path), path.parent)
         for name, value in table.items():
@@ -74,14 +74,14 @@ class Draft:
         key, equals, text = (piece.strip() for piece in item.partition("="))
         names = tuple(key.split("."))
         if not equals or "" in names:
-            raise UsageError(f'--set "{item}" is not KEY=VALUE.', hint="e.g. --set optimizer.lr=3e-4")
+            raise UsageError(f'--set "{item}" is not KEY=VALUE', hint="e.g. --set optimizer.lr=3e-4")
         if names[0] in ("methods", "tasks"):
             known = self.tree[names[0]]
             if len(names) < 3:
-                raise UsageError(f'--set "{item}" names no setting.', hint=f"{names[0]}.NAME.SETTING=VALUE")
+                raise UsageError(f'--set "{item}" names no setting', hint=f"{names[0]}.NAME.SETTING=VALUE")
             if names[1] not in known:
                 raise UsageError(
-                    f'There is no "{names[1]}" among the {names[0]} (--set {item}).', hint=did_you_mean(names[1], known)
+                    f'there is no "{names[1]}" among the {names[0]} (--set {item})', hint=did_you_mean(names[1], known)
                 )
         self.assign(names, _value(text), "--set")
 
@@ -96,9 +96,7 @@ class Draft:
         path = tuple(ALIASES[key].split(".")) if key in ALIASES else path
         table = self._table(path[:-1], origin)
         if isinstance(table.get(path[-1]), dict):
-            raise UsageError(
-                f"{key} (from {origin}) is a table, not a value.", hint=f"set what is in it: {key}.SETTING"
-            )
+            raise UsageError(f"{key} (from {origin}) is a table, not a value", hint=f"set what is in it: {key}.SETTING")
         table[path[-1]] = _resolved(path, value, base or Path.cwd())
         self.origins[".".join(path)] = origin
         self._replace(REPLACES.get(key, ""), origin)
@@ -114,7 +112,7 @@ class Draft:
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
                 key = ".".join(path[:depth])
-                raise UsageError(f"{key} (from {origin}) is a value, not a table.", hint=f"set it whole: {key} = ...")
+                raise UsageError(f"{key} (from {origin}) is a value, not a table", hint=f"set it whole: {key} = ...")
         return table
 
     def _forget(self, path: Place) -> None:
@@ -136,7 +134,7 @@ class Draft:
             name, at, scope = (piece.strip() for piece in item.partition("@"))
             if not name or (at and not scope):
                 raise UsageError(
-                    f'--method "{text}" is not METHOD or METHOD@SCOPE, joined by +.', hint="e.g. --method lora@shared"
+                    f'--method "{text}" is not METHOD or METHOD@SCOPE, joined by +', hint="e.g. --method lora@shared"
                 )
             label = self._add_method(name, "--method")
             if label in before:
@@ -152,10 +150,10 @@ class Draft:
             name, equals, rest = (piece.strip() for piece in item.partition("="))
             if not name or (equals and not rest):
                 hint = "e.g. --tasks cls,pets=cls@folder:data/pets"
-                raise UsageError(f'--tasks "{text}" is not NAME or NAME=TYPE@READER:PATH, comma-separated.', hint=hint)
+                raise UsageError(f'--tasks "{text}" is not NAME or NAME=TYPE@READER:PATH, comma-separated', hint=hint)
             if name in chosen:
                 raise UsageError(
-                    f'--tasks names "{name}" twice.', hint=f'give one of them another name: "{name}-2={rest or name}"'
+                    f'--tasks names "{name}" twice', hint=f'give one of them another name: "{name}-2={rest or name}"'
                 )
             if equals or name not in before:
                 self._one_task(name, rest or name)
@@ -175,15 +173,15 @@ def _parse(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UsageError(
-            f"The recipe {path} does not exist.", hint="give a TOML file, or --tasks and --method"
+            f"the recipe {path} does not exist", hint="give a TOML file, or --tasks and --method"
         ) from None
     except IsADirectoryError:
         raise UsageError(
-            f"The recipe {path} is a folder.", hint=f"to resume a run: mtpeft train --resume --out {path}"
+            f"the recipe {path} is a folder", hint=f"to resume a run: mtpeft train --resume --out {path}"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(
-            f"The recipe {path} cannot be read: {error}.", hint="recipes are TOML: https://toml.io"
+            f"the recipe {path} cannot be read: {error}", hint="recipes are TOML: https://toml.io"
         ) from None
 
 
@@ -209,8 +207,9 @@ def _resolved(path: Place, value: Any, base: Path) -> Any:
     reader, colon, place = value.partition(":")
     if not colon or not reader or not place:
         hint = "e.g. folder:data/pets; `mtpeft tasks` lists the readers"
-        raise UsageError(f'{".".join(path)} = "{value}" is not READER:PATH.', hint=hint)
-    return value if "://" in place else f"{reader}:{_absolute(place, base)}"
+        raise UsageError(f'{".".join(path)} = "{value}" is not READER:PATH', hint=hint)
+    place, question, options = place.partition("?")
+    return value if "://" in place else f"{reader}:{_absolute(place, base)}{question}{options}"
 
 
 def _absolute(path: str, base: Path) -> str:

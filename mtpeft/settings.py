@@ -42,7 +42,7 @@ def build(cls: type[T], settings: Mapping[str, Any], where: str = "", origin: Or
         if name in settings:
             values[field.name] = _check(hints[field.name], settings[name], key, origin(key), field)
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise UsageError(f"{key} is missing.", hint=f"{key} takes {_takes(hints[field.name])}.")
+            raise UsageError(f"{key} is missing", hint=f"{key} takes {_takes(hints[field.name])}")
     return cls(**values)
 
 
@@ -55,7 +55,7 @@ def check_keys(settings: Mapping[str, Any], known: Iterable[str], where: str, or
     for name in settings:
         if name not in known:
             key = _join(where, name)
-            raise UsageError(f"There is no setting {key}{_from(origin(key))}.", hint=did_you_mean(name, known))
+            raise UsageError(f"there is no setting {key}{_from(origin(key))}", hint=did_you_mean(name, known))
 
 
 def _check(annotation: Any, value: Any, key: str, origin: str, field: Field) -> Any:
@@ -66,8 +66,8 @@ def _check(annotation: Any, value: Any, key: str, origin: str, field: Field) -> 
         message = error.errors()[0]["msg"].removeprefix("Input ")
         default = "" if field.default in (MISSING, None) else f"; the default is {as_toml(field.default)}"
         raise UsageError(
-            f"{key} = {as_toml(value)}{_from(origin)} does not fit: it {message}.",
-            hint=f"{key} takes {_takes(annotation)}{default}.",
+            f"{key} = {as_toml(value)}{_from(origin)} does not fit: it {message}",
+            hint=f"{key} takes {_takes(annotation)}{default}",
         ) from None
 
 
