@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,20 +34,19 @@ def caption(image: Image.Image, text: str) -> Image.Image:
     return picture
 
 
-def boxes(
-    image: Image.Image,
-    boxes: Sequence[Sequence[float]],
-    labels: Sequence[int],
-    classes: Sequence[str],
-    scores: Sequence[float] | None = None,
-) -> Image.Image:
-    """The image with boxes ``(N, 4)`` xyxy, each in its class's colour with its name (and score)."""
+def boxes(image: Image.Image, found: Mapping[str, Any], classes: Sequence[str]) -> Image.Image:
+    """The image with ``found["boxes"] (N, 4)`` xyxy, each in the colour of its class with its name.
+
+    Args:
+        found: ``boxes`` and ``labels``, and ``scores`` where there are any: a prediction or a target.
+    """
     picture, factor = enlarged(image)
     draw = ImageDraw.Draw(picture)
-    for row, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+    scores = found.get("scores", [None] * len(found["boxes"]))
+    for box, label, score in zip(found["boxes"], found["labels"], scores, strict=True):
         left, top, right, bottom = (factor * float(side) for side in box)
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour(int(label)), width=2)
-        text = classes[int(label)] + (f" {float(scores[row]):.2f}" if scores is not None else "")
+        text = classes[int(label)] + ("" if score is None else f" {float(score):.2f}")
         _label(draw, (left, top), text, colour(int(label)))
     return picture
 
