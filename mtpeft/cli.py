@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mtpeft.errors import MtpeftError
+from mtpeft.errors import MtpeftError, UsageError
 
 app = typer.Typer(
     name="mtpeft",
@@ -110,8 +110,8 @@ def train(
         "--steps": steps, "--epochs": epochs, "--seed": seed, "--out": out, "--balance": balance, "--device": device,
     }  # fmt: skip
     given = configs.Overrides({flag: value for flag, value in flags.items() if value is not None}, settings or [])
-    if resume and recipe is None and out is not None and (out / "config.toml").is_file():
-        recipe = out / "config.toml"
+    if resume and recipe is None:
+        recipe = _recipe_of(out, tasks is not None)
     config = configs.load(recipe, given).with_folder(resume=resume)
     from mtpeft.commands import train as command
 
@@ -222,6 +222,17 @@ def count(
     from mtpeft.commands import count as command
 
     command.run(method, backbone=backbone, tasks=tasks, settings=settings or [], json=json)
+
+
+def _recipe_of(folder: Path | None, described: bool) -> Path | None:
+    """The recipe that a run keeps, so that ``--resume --out RUN`` is enough to go on."""
+    kept = folder / "config.toml" if folder else None
+    if kept is not None and kept.is_file():
+        return kept
+    if not described:
+        where = f"in {folder}" if folder else "named"
+        raise UsageError(f"there is no run {where} to resume", hint="mtpeft train --resume --out RUN")
+    return None
 
 
 class Interrupted(MtpeftError):

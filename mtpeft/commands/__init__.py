@@ -1,1 +1,1 @@
-
+"""One file per command: ``run(...)`` takes what `mtpeft.cli` declares under the same names."""

@@ -1,0 +1,49 @@
+"""``mtpeft methods``: what there is to adapt with."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from mtpeft.commands.output import print_json, print_table
+from mtpeft.errors import MtpeftError
+from mtpeft.plugins import Entry, registry, resolve
+
+COLUMNS = ("id", "category", "scope", "mergeable", "identity", "idea", "paper")
+
+
+def run(*, json: bool) -> None:
+    """Print every registered method with what it declares in its default configuration."""
+    rows = [describe(entry) for entry in registry("methods").values()]
+    if json:
+        print_json({"methods": rows})
+        return
+    print_table(COLUMNS, [{**row, "idea": row["idea"] or row["error"]} for row in rows])
+
+
+def describe(entry: Entry) -> dict[str, Any]:
+    """A method as JSON; ``error`` says why one cannot be used, and is null otherwise."""
+    row = {
+        "id": entry.id,
+        "category": entry.reference.partition(":")[0].split(".")[-2:][0],
+        "package": entry.distribution,
+        "version": entry.version,
+        "error": None,
+    }
+    declared = {"scope": None, "mergeable": None, "identity": None, "idea": "", "paper": "", "families": ""}
+    try:
+        return row | _declared(resolve("methods", entry.id))
+    except MtpeftError as error:
+        return row | declared | {"error": error.message}
+
+
+def _declared(cls: type) -> dict[str, Any]:
+    method = cls()
+    return {
+        "scope": method.scope,
+        "mergeable": method.mergeable,
+        "identity": method.identity_at_init,
+        "idea": (inspect.getdoc(cls) or "").partition("\n")[0],
+        "paper": method.paper,
+        "families": method.families,
+    }

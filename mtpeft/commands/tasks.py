@@ -1,0 +1,44 @@
+"""``mtpeft tasks``: what can be learned, and from which data."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from mtpeft.commands.output import print_json, print_table
+from mtpeft.errors import MtpeftError
+from mtpeft.plugins import Entry, registry, resolve
+
+
+def run(*, json: bool) -> None:
+    """Print task types with their metrics, and the readers of data."""
+    tasks = [_task(entry) for entry in registry("tasks").values()]
+    readers = [_reader(entry) for entry in registry("readers").values()]
+    if json:
+        print_json({"tasks": tasks, "readers": readers})
+        return
+    print_table(("type", "metric", "unit", "package", "idea"), tasks)
+    print()
+    print_table(("reader", "package", "reads"), readers)
+
+
+def _task(entry: Entry) -> dict[str, Any]:
+    row = {"type": entry.id, "package": entry.distribution, "version": entry.version, "error": None}
+    try:
+        cls = resolve("tasks", entry.id)
+    except MtpeftError as error:
+        return row | {"metric": None, "unit": None, "higher_is_better": None, "idea": "", "error": error.message}
+    declared = {"metric": cls.metric_name, "unit": cls.unit, "higher_is_better": cls.higher_is_better}
+    return row | declared | {"idea": _first_line(cls)}
+
+
+def _reader(entry: Entry) -> dict[str, Any]:
+    row = {"reader": entry.id, "package": entry.distribution, "version": entry.version, "error": None}
+    try:
+        return row | {"reads": _first_line(inspect.getmodule(resolve("readers", entry.id)))}
+    except MtpeftError as error:
+        return row | {"reads": "", "error": error.message}
+
+
+def _first_line(documented: Any) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
