@@ -1,0 +1,55 @@
+"""Dynamic weight average (Liu, Johns and Davison, CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtpeft.balancing.base import Balancer
+
+
+@dataclass
+class DynamicWeightAverage(Balancer):
+    """``T softmax(rho / temperature)`` on the weighted losses, rho a task's mean loss in the last window over the one
+    before; every weight is 1 until each task has two windows. The paper's window is an epoch.
+
+    Attributes:
+        temperature: 2 in the paper; the larger, the more equal.
+        window: batches of a task in one mean.
+    """
+
+    temperature: float = 2.0
+    window: int = 50
+
+    def begin(self, weights: Mapping[str, float]) -> None:
+        super().begin(weights)
+        self.sums = {task: torch.zeros(4, dtype=torch.float64) for task in weights}  # before last, last, sum, batches
+
+    def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
+        factors = self.factors()
+        for task, loss in losses.items():
+            self._record(self.sums[task], float(loss.detach()))
+        return torch.stack([factors[task] * self.weights[task] * loss for task, loss in losses.items()]).sum()
+
+    def factors(self) -> dict[str, float]:
+        """The factor on each task's loss, T in sum."""
+        table = torch.stack(list(self.sums.values()))  # (T, 4)
+        ready = bool((table[:, 0] > 0).all())
+        rho = table[:, 1] / table[:, 0] if ready else torch.ones(len(table))
+        return dict(zip(self.sums, (len(table) * (rho / self.temperature).softmax(0)).tolist(), strict=True))
+
+    def _record(self, sums: Tensor, loss: float) -> None:
+        sums[2] += loss
+        sums[3] += 1
+        if sums[3] == self.window:
+            sums[0], sums[1] = sums[1].item(), sums[2] / self.window
+            sums[2:] = 0
+
+    def state(self) -> dict[str, Tensor]:
+        return {task: sums.clone() for task, sums in self.sums.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.sums = {task: state[task].clone() for task in self.sums}
