@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mtpeft_tasks.detection.average_precision import AveragePrecision
 
 from mtpeft.api import Score
-from mtpeft_tasks.detection.average_precision import AveragePrecision
 
 CLASSES = ("cat", "dog", "owl")
 BOXES = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0]])
@@ -58,7 +58,9 @@ def test_finding_nothing_scores_0():
     assert (found.value, found.detail["AP50"], found.detail["classes"]["cat"]) == (0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("nothing", [{}, target(torch.zeros(0, 4), ()), target(difficult=torch.ones(2, dtype=torch.bool))])
+@pytest.mark.parametrize(
+    "nothing", [{}, target(torch.zeros(0, 4), ()), target(difficult=torch.ones(2, dtype=torch.bool))]
+)
 def test_without_boxes_to_find_the_score_is_undefined(nothing):
     assert score([prediction()] * 3, [nothing] * 3) == Score(None, 3, {"boxes": 0})
 

@@ -1,0 +1,136 @@
+"""The task type ``det``: boxes with classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, ClassVar
+
+import torch
+from PIL import Image
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from torch import Tensor
+
+from mtpeft.api import DataError, Dataset, FeaturesInfo, ImageConfig, Sample, Task, UsageError, did_you_mean
+from mtpeft_tasks import drawing
+from mtpeft_tasks.detection.average_precision import AveragePrecision
+from mtpeft_tasks.detection.fcos import FCOSDetector, Points
+from mtpeft_tasks.digits import Digits
+from mtpeft_tasks.readers import open_data
+from mtpeft_tasks.transforms import Fit, Preset, boxes_to_size, build
+
+_SHOWN = 0.3
+_Positive = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class FCOSSettings:
+    """What ``head = {name = "fcos", ...}`` may say; see `FCOSDetector`."""
+
+    width: _Positive = 64
+    strides: tuple[_Positive, ...] = ()
+    convs: _Positive = 4
+    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    detections: _Positive = 100
+
+
+@dataclass
+class Detection(Task):
+    """Boxes with classes; without ``data``, scenes of 1 to 5 handwritten digits.
+
+    A target has ``boxes (N, 4)``, xyxy in pixels of the input in training and of the image in evaluation, ``labels
+    (N,)``, indices into its own ``classes``, and maybe ``difficult (N,)``. An image may hold no object.
+
+    Attributes:
+        classes: keep only objects of these classes; empty for all.
+        augment: ``none``, ``light`` or ``standard``.
+        flip: mirror half of the training images; leave it off for digits and for left/right classes.
+        fit: ``stretch`` images to the backbone's size, or ``pad`` them.
+    """
+
+    metric_name: ClassVar[str] = "AP"
+
+    classes: tuple[str, ...] = ()
+    augment: Preset = "light"
+    flip: bool = False
+    fit: Fit = "stretch"
+
+    def dataset(self, split: str, *, seed: int = 0) -> Dataset:
+        if not self.data:
+            return Digits("det", split, seed=seed, classes=self.classes)
+        return open_data(self.data, split, gives="boxes", seed=seed, classes=self.classes)
+
+    def head(self, info: FeaturesInfo, classes: Sequence[str]) -> FCOSDetector:
+        return FCOSDetector(info, classes, **asdict(head_settings(self.head_config)))
+
+    def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
+        return Checked(build(image, train=train, preset=self.augment, flip=self.flip, fit=self.fit))
+
+    def loss(self, head: FCOSDetector, outputs: Points, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """``classification`` (focal), ``regression`` (GIoU) and ``centerness``, each a mean over the batch's images.
+
+        Each image's loss is divided by its own number of positive points (at least 1), so that the mean over a batch is
+        the mean over its parts: accumulating gradients or mixing tasks changes nothing.
+        """
+        return head.loss(outputs, targets)
+
+    def decode(self, head: FCOSDetector, outputs: Points, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """``{"boxes" (N, 4), "scores" (N,), "labels" (N,)}`` for each sample, best score first."""
+        found = [{name: value.detach().cpu() for name, value in image.items()} for image in head.detect(outputs)]
+        sizes = [tuple(int(side) for side in target["size"]) for target in targets]
+        for image, size in zip(found, sizes, strict=True):
+            image["boxes"] = boxes_to_size(image["boxes"], size, outputs.image_size, self.fit)
+        return found
+
+    def metric(self, classes: Sequence[str]) -> AveragePrecision:
+        return AveragePrecision(classes)
+
+    def describe(self, prediction: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+        """``{"objects": [{"class", "score", "box": [x1, y1, x2, y2]}, ...]}``, best score first."""
+        rows = zip(*(prediction[name].tolist() for name in ("labels", "scores", "boxes")), strict=True)
+        return {"objects": [{"class": classes[label], "score": score, "box": box} for label, score, box in rows]}
+
+    def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
+        """The image with the boxes that score at least 0.3; lower ones would hide it."""
+        shown = prediction["scores"] >= _SHOWN
+        return drawing.boxes(image, {name: value[shown] for name, value in prediction.items()}, classes)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A transform that refuses a box without area before it is used (a corrupt one would silently never be learned)."""
+
+    transform: Callable[[Sample], tuple[Tensor, dict[str, Any]]]
+
+    def __call__(self, sample: Sample) -> tuple[Tensor, dict[str, Any]]:
+        boxes = sample.target.get("boxes", torch.zeros(0, 4))
+        bad = ~(boxes[:, 2:] > boxes[:, :2]).all(1)  # also where a coordinate is not a number
+        if bad.any():
+            box = [round(value, 2) for value in boxes[bad][0].tolist()]
+            raise DataError(
+                f"{sample.name} has a box without area: {box} (x1, y1, x2, y2).",
+                hint="remove the box, or swap its corners so that x1 < x2 and y1 < y2",
+            )
+        return self.transform(sample)
+
+
+def head_settings(config: dict[str, Any]) -> FCOSSettings:
+    """The settings of a detection head, checked.
+
+    Raises:
+        UsageError: for an unknown head, an unknown key, or a value that cannot be.
+    """
+    config = dict(config)
+    if (name := config.pop("name", "fcos")) != "fcos":
+        raise UsageError(f'Unknown detection head "{name}".', hint=did_you_mean(str(name), ["fcos"]))
+    known = [field.name for field in fields(FCOSSettings)]
+    for key in config.keys() - known:
+        raise UsageError(f'The detection head "fcos" has no setting "{key}".', hint=did_you_mean(key, known))
+    try:
+        # JSON mode is what lets strict typing take TOML's arrays for tuples.
+        return TypeAdapter(FCOSSettings).validate_json(to_json(config, inf_nan_mode="constants"), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"The detection head's {where} is {first['input']!r}.", hint=first["msg"].lower()) from None
