@@ -36,8 +36,8 @@ class Schedule(ABC):
         steps: updates per stage; excludes ``epochs``.
         epochs: epochs per stage, 10 where neither is given. An epoch of a stage that mixes its tasks in every update
             ends when its largest task, counted in batches, has been met once: ``max(ceil(count / batch_size))``
-            updates; smaller tasks go round again within it. A stage of one task is the ordinary case of this. Where each
-            update draws one task, an epoch is the sum instead: ``sum(ceil(count / batch_size))`` updates.
+            updates; smaller tasks go round again within it. A stage of one task is the ordinary case of this. Where
+            each update draws one task, an epoch is the sum instead: ``sum(ceil(count / batch_size))`` updates.
         accumulate: batches into which each update's samples are divided, as evenly as they go.
         eval_every: updates between evaluations of the stage's tasks on ``val``; there is always one at the stage's end.
         stages: which tasks each stage trains, every task exactly once; empty for the kind's own.
