@@ -1,0 +1,277 @@
+"""A run: configuration, backbone, host, tasks and schedule, built together and found again in a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mtpeft import backbone as backbones
+from mtpeft.backbone.features import Features
+from mtpeft.balancing import Balancer
+from mtpeft.config import Config
+from mtpeft.config import load as load_config
+from mtpeft.errors import DataError, MtpeftError, UsageError, did_you_mean
+from mtpeft.evaluation import ResultMatrix, TaskRecord
+from mtpeft.peft.heads import HeadSpec
+from mtpeft.peft.host import Host
+from mtpeft.peft.method import Method
+from mtpeft.plugins import create
+from mtpeft.schedule import Begin, End, Evaluate, Event, Schedule, TaskSize, key
+from mtpeft.task import Dataset, Head, Split, Task
+from mtpeft.training.checkpoint import current_state
+from mtpeft.training.disk import read_json
+
+if TYPE_CHECKING:
+    from mtpeft.backbone import Backbone
+
+
+@dataclass
+class Run:
+    """What is trained, on what, and when.
+
+    Attributes:
+        folder: where everything is kept; need not exist yet.
+        tasks: every task, those inherited from another run included.
+        inherited: the tasks that another run trained and this one does not.
+        matrix: the results so far, of the runs it was started from too.
+        first_stage: number of stages that other runs made before.
+    """
+
+    config: Config
+    folder: Path
+    device: torch.device
+    backbone: Backbone
+    backbone_parameters: int
+    host: Host
+    tasks: dict[str, Task]
+    schedule: Schedule
+    balancer: Balancer
+    inherited: tuple[str, ...] = ()
+    first_stage: int = 0
+    matrix: ResultMatrix = field(default_factory=lambda: ResultMatrix({}, []))
+    _data: dict[tuple[str, Split], Dataset] = field(default_factory=dict, repr=False)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The tasks that this run's schedule trains."""
+        return tuple(name for name in self.tasks if name not in self.inherited)
+
+    @property
+    def data_seed(self) -> int:
+        return self.config.seed if self.config.data_seed is None else self.config.data_seed
+
+    def dataset(self, name: str, split: Split) -> Dataset:
+        """The samples of a task's split, opened once.
+
+        Raises:
+            DataError: if it cannot be used, or holds no sample.
+        """
+        if (name, split) not in self._data:
+            found = self.tasks[name].dataset(split, seed=self.data_seed)
+            if len(found) == 0:
+                data = self.tasks[name].data or "the embedded data"
+                raise DataError(f'task "{name}" has no {split} samples in {data}', hint="look at it: mtpeft data PATH")
+            self._data[name, split] = found
+        return self._data[name, split]
+
+    def events(self) -> Iterator[Event]:
+        """The schedule of this run's own tasks, behind the stages of the runs before, whose tasks are evaluated too."""
+        sizes = {n: TaskSize(len(self.dataset(n, "train")), self.tasks[n].batch_size) for n in self.trained}
+        for event in self.schedule.events(sizes, self.config.seed):
+            if isinstance(event, Begin | End | Evaluate):
+                event = replace(event, stage=event.stage + self.first_stage)
+            if isinstance(event, Evaluate) and event.final:
+                event = replace(event, tasks=(*self.inherited, *event.tasks))
+            yield event
+
+    def stages(self) -> int:
+        """Number of stages, those of the runs before included."""
+        return self.first_stage + len(self.schedule.plan(list(self.trained)))
+
+    def learning_rate(self, parameter: str) -> float:
+        """The peak rate of a parameter of `Host.trainable`: the configuration's, else that of its method.
+
+        Heads, and what a balancer learns, follow the fastest method.
+        """
+        method = self.host.methods.get(parameter.split("/")[1] if "/" in parameter else "")
+        own = max(m.learning_rate for m in self.host.methods.values()) if method is None else method.learning_rate
+        return self.config.optimizer.lr or own
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The forward pass's precision."""
+        if self.config.optimizer.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def about(self) -> dict[str, Any]:
+        """What to keep beside the trained tensors, for who reads them without this run."""
+        tasks = {name: {"type": c.type, "settings": c.settings} for name, c in self.config.tasks.items()}
+        return {"tasks_config": tasks, "image": asdict(self.backbone.image)}
+
+    def loss(self, name: str, features: Features, targets: list[dict[str, Any]]) -> Tensor:
+        """A task's loss: the sum of its parts, before its weight."""
+        head = self.host.head_of(name)
+        return torch.stack(list(self.tasks[name].loss(head, head(features), targets).values())).sum()
+
+    def head_name(self, name: str) -> str:
+        """The head that a task uses: its group's, or its own."""
+        return self.tasks[name].group or name
+
+    def meet(self, name: str) -> None:
+        """Give a task its own parts and its head, or let its group's head grow; a task met before stays as it is.
+
+        What is drawn depends on the seed and the names alone, not on what came before.
+        """
+        head, classes = self.head_name(name), self.dataset(name, "train").classes
+        if name not in self.host.tasks:
+            with seeded(self.config.seed, name):
+                self.host.add_task(name)
+        with seeded(self.config.seed, f"head of {name}"):
+            if head not in self.host.heads:
+                self.host.add_head(head, self.new_head(name, classes))
+            else:
+                new = [label for label in classes if label not in self.host.heads[head].classes]
+                self.host.heads[head].extend(new)
+        self.host.bind_head(name, head)
+        self.host.to(self.device)
+
+    def new_head(self, name: str, classes: Sequence[str]) -> Head:
+        """A task's head, or the classifier that a method puts in its place."""
+        task = self.tasks[name]
+        own = [method.classifier(self.host.info, classes) for method in self.host.methods.values() if task.classifies]
+        head = next((head for head in own if head is not None), None) or task.head(self.host.info, classes)
+        head.spec = HeadSpec(self.config.tasks[name].type, tuple(classes), {"head_config": task.head_config})
+        return head
+
+    def restore(self, folder: Path) -> None:
+        """Take parts and heads from an ``adapter/`` folder.
+
+        Raises:
+            MtpeftError: if it belongs to another backbone or other methods, or is damaged.
+        """
+        saved = read_json(folder / "adapter.json")
+        for name in saved["tasks"]:
+            if name not in self.tasks:
+                raise MtpeftError(
+                    f'"{folder}" holds a task "{name}" that this run does not have', hint="take its own run"
+                )
+            head = self.head_name(name)
+            if name not in self.host.tasks:
+                self.host.add_task(name)
+            if head not in self.host.heads:
+                self.host.add_head(head, self.new_head(name, saved["heads"][head]["classes"]))
+            self.host.bind_head(name, head)
+        self.host.load(folder)
+        self.host.to(self.device)
+
+
+@contextmanager
+def seeded(seed: int, what: str) -> Iterator[None]:
+    """Draw from a generator of its own inside; the global one is as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key(seed, what, 0, 0))
+        yield
+
+
+def choose_device(name: str) -> torch.device:
+    """
+    Raises:
+        UsageError: for a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f'device = "{name}", but this machine has no CUDA device', hint="leave it out, or say cpu")
+    return torch.device(name)
+
+
+def build_methods(config: Config) -> list[tuple[str, Method]]:
+    """The methods of a configuration under their labels, in the order written."""
+    return [
+        (m.label, create("methods", m.name, m.settings, f"methods.{m.label}", config.origin)) for m in config.methods
+    ]
+
+
+def build_tasks(config: Config) -> dict[str, Task]:
+    """The tasks of a configuration by name."""
+    return {
+        name: create("tasks", task.type, task.settings, f"tasks.{name}", config.origin)
+        for name, task in config.tasks.items()
+    }
+
+
+def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int = 0, check_data: bool = True) -> Run:
+    """Build everything that ``config`` names; what is wrong with it is found here, before anything is trained.
+
+    Args:
+        inherited: tasks that another run trained and this one does not.
+        first_stage: number of stages that other runs made before.
+        check_data: open every split of every task.
+    """
+    tasks, methods = build_tasks(config), build_methods(config)
+    schedule = create("schedules", config.schedule.name, config.schedule.settings, "schedule", config.origin)
+    balancer = create("balancers", config.balance.name, config.balance.settings, "balance", config.origin)
+    device = choose_device(config.device)
+    torch.manual_seed(config.seed)
+    backbone = backbones.create(config.backbone, weights=config.weights, image_size=config.image_size)
+    parameters = sum(parameter.numel() for parameter in backbone.module.parameters())
+    host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
+    host.checkpointing(config.optimizer.checkpointing)
+    folder = Path(config.output.dir)
+    run = Run(config, folder, device, backbone, parameters, host, tasks, schedule, balancer, inherited, first_stage)
+    run.matrix = ResultMatrix(task_records(run), schedule.plan(list(run.trained)))
+    if check_data:
+        for name in tasks:
+            for split in ("train", "val", "test"):
+                run.dataset(name, split)
+    return run
+
+
+def task_records(run: Run) -> dict[str, TaskRecord]:
+    """What the result matrix must know of each task."""
+    return {
+        name: TaskRecord(run.config.tasks[name].type, task.metric_name, task.higher_is_better, None, task.unit)
+        for name, task in run.tasks.items()
+    }
+
+
+def open_run(folder: Path, *, best: str = "", check_data: bool = False) -> Run:
+    """A run again, as it was left: to evaluate, predict or export.
+
+    Args:
+        folder: a run folder.
+        best: a task whose best weights on validation are wanted instead of the last.
+
+    Raises:
+        MtpeftError: if there is no such run or its files are damaged.
+    """
+    adapter = find_adapter(folder, best)
+    config = load_config(folder / "config.toml")
+    run = setup(replace(config, output=replace(config.output, dir=str(folder))), check_data=check_data)
+    run.restore(adapter)
+    run.host.eval()
+    return run
+
+
+def find_adapter(folder: Path, best: str = "") -> Path:
+    """The folder with a run's trained tensors: finished, or the newest saved state of one that is not.
+
+    Raises:
+        MtpeftError: if it is no run, or nothing was saved in it.
+    """
+    if not (folder / "config.toml").exists():
+        raise MtpeftError(f'"{folder}" is no run', hint="give the folder that mtpeft train wrote")
+    if best:
+        if not (folder / "best" / best).exists():
+            known = [p.name for p in (folder / "best").glob("*")]
+            raise MtpeftError(f'"{folder}" has no best weights for "{best}"', hint=did_you_mean(best, known))
+        return folder / "best" / best
+    if (folder / "adapter").exists():
+        return folder / "adapter"
+    return current_state(folder / "state") / "adapter"

@@ -1,0 +1,83 @@
+"""What validation decides: when a stage stops early, and which weights were the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtpeft.task import Score
+from mtpeft.training.disk import write_folder
+
+if TYPE_CHECKING:
+    from mtpeft.training.run import Run
+
+STAGE = "_stage"
+"""The folder of the best weights for a whole stage; no task can have this name."""
+
+
+@dataclass
+class Best:
+    """The best of a stage so far, in plain values; higher is better in all of them.
+
+    Attributes:
+        tasks: each task's best score.
+        mean: the best mean over the stage's tasks.
+        waited: evaluations since that mean improved.
+    """
+
+    tasks: dict[str, float] = field(default_factory=dict)
+    mean: float | None = None
+    waited: int = 0
+
+
+class Validation:
+    """Keeps ``best/TASK`` for each task and, where the run keeps its best, the weights for the whole stage."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.best = run, Best()
+
+    def begin(self) -> None:
+        self.best = Best()
+
+    def update(self, scores: Mapping[str, Score]) -> bool:
+        """Take an evaluation of the stage's tasks; whether to stop, for want of improvement."""
+        output = self.run.config.output
+        values = {name: self.signed(name, score.value) for name, score in scores.items() if score.value is not None}
+        for name, value in values.items():
+            if value > self.best.tasks.get(name, float("-inf")):
+                self.keep(name)
+                self.best.tasks[name] = value
+        mean = sum(values.values()) / len(values) if values else float("-inf")
+        if self.best.mean is None or mean > self.best.mean:
+            if output.keep == "best":
+                self.keep(STAGE)
+            self.best.mean, self.best.waited = mean, 0
+            return False
+        self.best.waited += 1
+        return 0 < output.patience <= self.best.waited
+
+    def end(self) -> None:
+        """Take the stage's best weights back, where the run keeps its best."""
+        folder = self.folder(STAGE)
+        if self.run.config.output.keep == "best" and self.best.mean is not None:
+            self.run.host.load(folder)
+
+    def signed(self, name: str, value: float) -> float:
+        return value if self.run.tasks[name].higher_is_better else -value
+
+    def keep(self, name: str) -> None:
+        def fill(folder: Path) -> None:
+            self.run.host.save(folder, self.run.about())
+
+        write_folder(self.folder(name), fill)
+
+    def folder(self, name: str) -> Path:
+        return self.run.folder / "best" / name
+
+    def state(self) -> dict[str, Any]:
+        return dict(vars(self.best))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.best = Best(**state)
