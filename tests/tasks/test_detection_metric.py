@@ -39,7 +39,7 @@ def test_perfect_predictions_score_100_and_an_absent_class_is_undefined(capfd):
         "AP50": 100.0,
         "AP75": 100.0,
         "boxes": 4,
-        "classes": {"cat": 100.0, "dog": 100.0, "owl": None},
+        "per_class": {"cat": 100.0, "dog": 100.0, "owl": None},
     }
     assert capfd.readouterr() == ("", "")
 
@@ -55,7 +55,7 @@ def test_a_shifted_box_counts_at_the_thresholds_that_its_overlap_reaches(shift, 
 
 def test_finding_nothing_scores_0():
     found = score([NOTHING], [target()])
-    assert (found.value, found.detail["AP50"], found.detail["classes"]["cat"]) == (0.0, 0.0, 0.0)
+    assert (found.value, found.detail["AP50"], found.detail["per_class"]["cat"]) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_classes_are_compared_by_name():
     other = target(labels=(2, 1), classes=("owl", "dog", "cat"))
     assert score([prediction()], [other]).value == 100.0
     unknown = score([prediction()], [target(classes=("cat", "eel", "owl"))])
-    assert unknown.detail["classes"] == {"cat": 100.0, "dog": None, "owl": None, "eel": 0.0}
+    assert unknown.detail["per_class"] == {"cat": 100.0, "dog": None, "owl": None, "eel": 0.0}
     assert unknown.value == 50.0
 
 

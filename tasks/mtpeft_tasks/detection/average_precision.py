@@ -42,7 +42,7 @@ class AveragePrecision(Metric):
             return Score(None, self.seen, {"boxes": 0})
         precision = self._precision()  # (10 IoU thresholds, 101 recalls, K classes)
         each = {name: _mean(precision[:, :, index]) for index, name in enumerate(self.classes)}
-        detail = {"AP50": _mean(precision[0]), "AP75": _mean(precision[5]), "boxes": boxes, "classes": each}
+        detail = {"AP50": _mean(precision[0]), "AP75": _mean(precision[5]), "boxes": boxes, "per_class": each}
         return Score(_mean(precision), self.seen, detail)
 
     def _truth(self, target: dict[str, Any]) -> numpy.ndarray:

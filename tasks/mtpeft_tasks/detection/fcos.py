@@ -87,7 +87,6 @@ class FCOSDetector(Head):
             score_thresh=score_threshold,
             detections_per_img=detections,
         )
-        nn.init.ones_(self.detector.head.regression_head.bbox_reg.bias)  # its ReLU would start dead on half the points
 
     def forward(self, features: Features) -> Points:
         maps = self.pyramid(features)
