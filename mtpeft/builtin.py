@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mtpeft.balancing import builtin as balancers
 from mtpeft.hookspecs import hookimpl
+from mtpeft.schedule import builtin as schedules
 
 
 @hookimpl
 def register_schedules() -> Mapping[str, str]:
-    from mtpeft.schedule import builtin
+    return schedules
 
-    return builtin
+
+@hookimpl
+def register_balancers() -> Mapping[str, str]:
+    return balancers
 
 
 @hookimpl
 def register_backbones() -> Mapping[str, str]:
-    return {"micro": "mtpeft.backbone.micro:micro"}
+    return {"micro": "mtpeft.backbone.micro:micro", "micro-random": "mtpeft.backbone.micro:micro_random"}

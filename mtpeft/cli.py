@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -294,15 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         error: Exception = Interrupted("interrupted")
     except Exception as caught:
-        if debug and not isinstance(caught, _BadUsage):
-            raise
         error = caught
     else:
         return result if isinstance(result, int) else 0
-    return _finish(error)
-
-
-def _finish(error: Exception) -> int:
+    if debug:
+        traceback.print_exception(error)
     shown = _as_error(error)
     show(shown)
     return shown.exit_code

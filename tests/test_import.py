@@ -1,0 +1,90 @@
+"""Importing mtpeft imports no torch, touches no network and changes nothing in timm or in the process."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import mtpeft
+
+NO_NETWORK = """
+import os, socket, sys
+def refuse(*arguments, **keywords):
+    raise AssertionError("network")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+"""
+STATE = """
+import random, warnings, logging, torch, timm
+import sklearn.datasets  # draws from Python's generator when it is imported
+def state():
+    return {
+        "timm": sorted(timm.list_models()), "cwd": os.getcwd(), "environment": dict(os.environ), "path": list(sys.path),
+        "random": random.getstate(), "torch": torch.get_rng_state().tolist(), "dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(), "grad": torch.is_grad_enabled(), "level": logging.root.level,
+        "handlers": list(logging.root.handlers), "filters": [str(f) for f in warnings.filters],
+        "backends": (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()),
+    }
+"""
+EVERYTHING = """
+from importlib import import_module
+from pkgutil import walk_packages
+def everything():
+    for package in ("mtpeft", "mtpeft_plugins", "mtpeft_tasks"):
+        for module in walk_packages(import_module(package).__path__, package + "."):
+            import_module(module.name)
+            yield module.name
+"""
+
+
+def run(code: str, folder: Path | None = None) -> str:
+    """Run code in a fresh interpreter and return what it printed."""
+    done = subprocess.run([sys.executable, "-c", NO_NETWORK + code], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+HEAVY = 'print(sorted({"torch", "torchvision", "timm", "sklearn", "matplotlib", "rich"} & set(sys.modules)))'
+
+
+@pytest.mark.parametrize(
+    "module", ["mtpeft", "mtpeft.api", "mtpeft.cli", "mtpeft.config", "mtpeft.plugins", "mtpeft.schedule"]
+)
+def test_importing_it_imports_nothing_heavy(module: str) -> None:
+    assert run(f"import {module}; {HEAVY}") == "[]"
+
+
+def test_help_and_the_registries_import_nothing_heavy() -> None:
+    code = "from mtpeft.cli import main; main(['--help']); main(['train', '--help']); main(['plugins'])\n" + HEAVY
+    assert run(code).splitlines()[-1] == "[]"
+
+
+def test_importing_everything_changes_nothing(tmp_path: Path) -> None:
+    code = STATE + EVERYTHING + "before = state(); names = list(everything()); after = state()\n"
+    code += "print(len(names) > 20, [key for key in before if before[key] != after[key]])"
+    assert run(code, tmp_path) == "True []"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_public_names_are_there() -> None:
+    for name in mtpeft.__all__:
+        assert getattr(mtpeft, name) is not None
+    assert set(dir(mtpeft)) == set(mtpeft.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = mtpeft.nonsense
+
+
+def test_every_name_for_plugins_is_there() -> None:
+    from mtpeft import api
+
+    for name in api.__all__:
+        assert getattr(api, name) is not None
+
+
+def test_the_version_is_the_packages() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert re.search(r'^version = "(.+)"$', text, re.MULTILINE)[1] == mtpeft.__version__ == metadata.version("mtpeft")
