@@ -11,8 +11,9 @@ from typing import Any
 _WHERE = {
     "mtpeft.errors": ["DataError", "MtpeftError", "NotApplicable", "UsageError", "did_you_mean"],
     "mtpeft.hookspecs": ["API_VERSION", "hookimpl"],
-    "mtpeft.backbone.features": ["Features", "FeaturesInfo"],
+    "mtpeft.backbone.features": ["Features", "FeaturesInfo", "ImageConfig"],
     "mtpeft.backbone.pyramid": ["FeaturePyramid"],
+    "mtpeft.plugins": ["resolve"],
     "mtpeft.peft.keyed": ["Keyed"],
     "mtpeft.peft.method": ["SHARED", "Context", "Method"],
     "mtpeft.peft.parts": [
@@ -23,7 +24,7 @@ _WHERE = {
     "mtpeft.peft.sites": ["Site"],
     "mtpeft.schedule": ["Batch", "Begin", "End", "Evaluate", "Event", "Schedule", "Update"],
     "mtpeft.balancing": ["Balancer"],
-    "mtpeft.task": ["Dataset", "Head", "ImageConfig", "Metric", "Sample", "Score", "Task"],
+    "mtpeft.task": ["Dataset", "Head", "Metric", "Sample", "Score", "Task"],
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.backbone.features import Features, FeaturesInfo
+from mtpeft.backbone.features import Features, FeaturesInfo, ImageConfig
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,16 +51,6 @@ class Dataset(ABC):
     def manifest(self) -> dict[str, Any]:
         """What to record of this split: ``{"count": N, "sha256": ..., "histogram": {class: n}}`` and what else is known."""
         return {"count": len(self)}
-
-
-@dataclass(frozen=True)
-class ImageConfig:
-    """How the backbone wants its images: size ``(H, W)`` in pixels, mean and std per channel, interpolation."""
-
-    size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str = "bicubic"
 
 
 @dataclass
@@ -117,6 +107,8 @@ class Task(ABC):
     metric_name: ClassVar[str]
     unit: ClassVar[str] = "%"
     higher_is_better: ClassVar[bool] = True
+    classifies: ClassVar[bool] = False
+    """One class for each image, from the pooled features: a method's `Method.classifier` may stand in for its head."""
 
     data: str = ""
     group: str = ""

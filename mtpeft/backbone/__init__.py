@@ -1,1 +1,143 @@
+"""timm backbones: made by name, described, hashed. Never forked, never edited in value."""
 
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import timm.data
+import torch
+from torch import Tensor, nn
+
+from mtpeft.backbone.features import ImageConfig
+from mtpeft.errors import MtpeftError, UsageError, did_you_mean
+from mtpeft.plugins import registry, resolve
+
+
+@dataclass
+class Backbone:
+    """A pre-trained model with what must be recorded of it.
+
+    Attributes:
+        module: a timm model without classifier.
+        image: how it wants its images.
+        name: ``arch.tag`` (timm's bare names move from tag to tag, so the tag is always written out).
+        sha256: hash of its weights and buffers.
+    """
+
+    module: nn.Module
+    image: ImageConfig
+    name: str
+    sha256: str
+
+
+def create(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    pretrained: bool = True,
+) -> Backbone:
+    """Make a backbone by its registered or timm name.
+
+    Args:
+        name: ``micro``, a plugin's, or ``arch.tag`` of timm.
+        weights: a local file of weights for a timm model; without it timm asks its hub.
+        image_size: pixels, one number or (height, width); default: the backbone's own.
+        pretrained: False for random weights.
+
+    Raises:
+        UsageError: for an unknown name.
+        MtpeftError: where weights are missing, corrupt or of another model.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if name in registry("backbones"):
+        if weights is not None:
+            raise UsageError(
+                f'backbone "{name}" brings its own weights', hint="leave --weights out, or name a timm model"
+            )
+        module = resolve("backbones", name)(image_size=size, pretrained=pretrained)
+    else:
+        module = _from_timm(name, weights, size, pretrained)
+    return describe(module, size)
+
+
+def describe(module: nn.Module, image_size: tuple[int, int] | None = None) -> Backbone:
+    """A `Backbone` of a timm model that the user already holds."""
+    config = timm.data.resolve_model_data_config(module)
+    embedded = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    height, width = image_size or embedded or config["input_size"][1:]
+    image = ImageConfig((height, width), config["mean"], config["std"], config["interpolation"])
+    return Backbone(module, image, full_name(module), state_sha256(module.state_dict()))
+
+
+def full_name(module: nn.Module) -> str:
+    """``arch.tag`` of a timm model."""
+    config = getattr(module, "pretrained_cfg", None) or {}
+    name, tag = config.get("architecture") or type(module).__name__, config.get("tag")
+    return f"{name}.{tag}" if tag else name
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hash of all parameters and persistent buffers, by name, shape, type and value, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _from_timm(name: str, weights: str | Path | None, size: tuple[int, int] | None, pretrained: bool) -> nn.Module:
+    known = [*registry("backbones"), *timm.list_models()]
+    if name.split(".")[0] not in known and "/" not in name and ":" not in name:
+        raise UsageError(f'there is no backbone "{name}"', hint=_closest(name, known))
+    overlay = None
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise MtpeftError(f'there is no weights file "{weights}"', hint="give --weights the path of a local file")
+        overlay = {"file": str(weights)}
+    options = {"num_classes": 0, "pretrained": pretrained, "pretrained_cfg_overlay": overlay}
+    try:
+        return _sized(name, size, options)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise _no_weights(name, weights, pretrained, error) from error
+    except Exception as error:  # safetensors and hub clients raise types of their own
+        if not pretrained:
+            raise
+        raise _no_weights(name, weights, pretrained, error) from error
+
+
+def _sized(name: str, size: tuple[int, int] | None, options: dict) -> nn.Module:
+    """Build at an image size where the architecture has one; convolutional ones take any size as they are."""
+    if size is None:
+        return timm.create_model(name, **options)
+    try:
+        return timm.create_model(name, img_size=size, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, **options)
+
+
+def _no_weights(name: str, weights: str | Path | None, pretrained: bool, error: Exception) -> MtpeftError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if weights is not None:
+        return MtpeftError(
+            f'"{weights}" does not hold weights for {name}: {reason}',
+            hint="check that file and backbone belong together",
+        )
+    if pretrained:
+        return MtpeftError(
+            f"the weights of {name} could not be loaded: {reason}",
+            hint="without a network, give a local file: --weights FILE",
+        )
+    return MtpeftError(f"{name} cannot be built: {reason}", hint="see `mtpeft sites NAME` with another backbone")
+
+
+def _closest(name: str, known: list[str]) -> str:
+    hint = did_you_mean(name, known)
+    return hint if len(hint) < 200 else hint.split("There is:")[0].strip() or "timm.list_models() has the names"

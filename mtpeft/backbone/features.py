@@ -27,6 +27,16 @@ class FeaturesInfo:
     image_size: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class ImageConfig:
+    """How the backbone wants its images: size ``(H, W)`` in pixels, mean and std per channel, interpolation."""
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+
 @dataclass
 class Features:
     """One batch of features. Every tensor's first dimension is the sample, so a batch can be cut and joined.

@@ -58,17 +58,41 @@ class TokenLayout:
 
 @dataclass
 class Pass:
-    """One run of the backbone under a route, with what its parts share."""
+    """One run of the backbone under a route, with what its parts share.
+
+    Attributes:
+        first: index of the pass's first segment, where a batch is run in one pass per task.
+        views: per-segment copies of parameters (`mtpeft.peft.gradients`), or None.
+        carried: tokens on their way from one block to the next.
+        taps: outputs of the blocks, channels last; None where nobody asked.
+    """
 
     route: Route
     layout: TokenLayout = field(default_factory=TokenLayout)
+    first: int = 0
+    views: Any = None
     scratch: dict[str, Any] = field(default_factory=dict)
-    views: dict[int, dict[int, Any]] | None = None
+    carried: Any = None
+    taps: list[Any] | None = None
 
 
 @dataclass
 class Cell:
-    """The one mutable place that parts, hooks and host share: the pass in progress and the task in force."""
+    """The one mutable place that parts, hooks and host share.
+
+    Attributes:
+        now: the pass in progress.
+        task: the task in force, for parts that keep something for each task.
+        tagging: blocks' inputs carry their pass, because a checkpoint may run a block again when another pass is current.
+        merged: the parts are folded into the weights, so none of them acts.
+        ran: parts seen running, while someone watches.
+    """
 
     now: Pass = field(default_factory=lambda: Pass(Route.single(None, 0)))
     task: str | None = None
+    tagging: bool = False
+    merged: bool = False
+    ran: set[int] | None = None
+
+    def enter(self, now: Pass) -> None:
+        self.now, self.task = now, now.route.segments[0].task

@@ -1,0 +1,224 @@
+"""The hook that sits on a module: everything parts do to activations there, in one fixed order.
+
+Hooks are objects, not closures: a deep copy of the host copies them, and then reads its own parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.peft.lowrank import add_low_rank
+from mtpeft.peft.parts import WeightPart
+from mtpeft.peft.route import Cell, Pass
+from mtpeft.peft.slot import Placed, Slot
+from mtpeft.peft.weights import BiasSlot, changed_bias, replace_rows
+
+
+@dataclass
+class Tag:
+    """What a block's input remembers, so that a checkpoint runs the block again under the same pass."""
+
+    now: Pass
+    carried: Tensor | None
+    scratch: dict[str, Any]
+
+
+@dataclass(eq=False)
+class ModuleHook:
+    """Hooks of one module.
+
+    At its input: the tag of a checkpoint, input parts, extra tokens. At its output: extra tokens cut, low-rank parts, a bias
+    that timm lacks, output parts, and the block's tap.
+
+    Attributes:
+        slots: the parts here, by kind: ``input token keyvalue overwrite lowrank bias output``.
+        rotary: attentions of this block that rotate all but their first tokens, with how many those are.
+    """
+
+    cell: Cell
+    channels_last: bool = True
+    block: bool = False
+    slots: dict[str, Slot] = field(default_factory=dict)
+    rotary: dict[nn.Module, int] = field(default_factory=dict)
+    inserted: int = 0
+    carrying: int = 0
+    keys: Tensor | None = None
+
+    def register(self, module: nn.Module) -> list[Any]:
+        return [module.register_forward_pre_hook(Before(self)), module.register_forward_hook(After(self))]
+
+    def before(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = args[0]
+        if self.block and self.cell.tagging:
+            self._restore(x)
+        if "input" in self.slots:
+            x = self._run(self.slots["input"], x, None)
+        if "token" in self.slots:
+            x = self._insert(self.slots["token"], x)
+        if "keyvalue" in self.slots:
+            x = self._pad(self.slots["keyvalue"], x)
+        return (x, *args[1:])
+
+    def after(self, module: nn.Module, x: Tensor, y: Any) -> Any:
+        if "keyvalue" in self.slots and self.keys is not None:
+            y = y[:, : y.shape[1] - self.keys.shape[2]]
+        if "overwrite" in self.slots:
+            y = overwrite(self.slots["overwrite"], y)
+        if "token" in self.slots:
+            y = self._cut(y)
+        if "lowrank" in self.slots:
+            y = add_low_rank(self.slots["lowrank"], module, x, y)
+        if "bias" in self.slots:
+            y = self._missing_bias(self.slots["bias"], y)
+        if "output" in self.slots:
+            y = self._run(self.slots["output"], x, y)
+        if self.block:
+            self._leave(y)
+        return y
+
+    def _run(self, slot: Slot, x: Tensor, y: Tensor | None) -> Tensor:
+        """Input parts (``y`` None) or output parts of each stretch on its own samples, channels last."""
+        stretches = slot.stretches()
+        if not any(plan for _, _, plan in stretches):
+            return x if y is None else y
+        if not self.channels_last:
+            x, y = x.movedim(1, -1), None if y is None else y.movedim(1, -1)
+        times = len(x) // slot.cell.now.route.size
+        pieces = []
+        for index, segment, plan in stretches:
+            rows = slice(segment.start * times, segment.stop * times) if len(stretches) > 1 else slice(None)
+            inner, out = x[rows], None if y is None else y[rows]
+            for placed in plan:
+                with slot.using(placed, index, segment.task) as part:
+                    if out is None:
+                        inner = part(inner)
+                    else:
+                        out = on_channels(placed, part, inner, out)
+            pieces.append(inner if out is None else out)
+        result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return result if self.channels_last else result.movedim(-1, 1)
+
+    def _insert(self, slot: Slot, x: Tensor) -> Tensor:
+        """Tokens carried from the block before and this block's own, behind the prefix tokens."""
+        now = self.cell.now
+        carried, now.carried = now.carried, None
+        own, keep = self._own_tokens(slot, x)
+        tokens = [t for t in (carried, *own) if t is not None]
+        self.carrying = (0 if carried is None else carried.shape[1]) + keep
+        self.inserted = sum(t.shape[1] for t in tokens)
+        for module, first in self.rotary.items():
+            # prompts count among the first tokens, which get no rotation
+            module.num_prefix_tokens = first + self.inserted
+        prefix = now.layout.prefix
+        return torch.cat([x[:, :prefix], *tokens, x[:, prefix:]], 1) if tokens else x
+
+    def _own_tokens(self, slot: Slot, x: Tensor) -> tuple[list[Tensor], int]:
+        """Tokens to carry on first, then the others; and how many are carried."""
+        kept, cut = [], []
+        for index, segment, plan in slot.stretches():
+            rows = x[segment.start : segment.stop]
+            made = [(p.part.carry, slot.run(p, index, segment.task, rows).expand(len(rows), -1, -1)) for p in plan]
+            kept.append([t for carry, t in made if carry])
+            cut.append([t for carry, t in made if not carry])
+        groups = [torch.cat([torch.cat(t, 1) for t in group]) for group in (kept, cut) if group[0]]
+        return groups, sum(t.shape[1] for t in kept[0])
+
+    def _cut(self, y: Tensor) -> Tensor:
+        if not self.inserted:
+            return y
+        now = self.cell.now
+        start, stop = now.layout.prefix, now.layout.prefix + self.inserted
+        now.carried = y[:, start : start + self.carrying] if self.carrying else None
+        return torch.cat([y[:, :start], y[:, stop:]], 1)
+
+    def _pad(self, slot: Slot, x: Tensor) -> Tensor:
+        """Room for extra keys and values behind the tokens; the projection's hook fills it."""
+        pieces = []
+        for index, segment, plan in slot.stretches():
+            rows = x[segment.start : segment.stop]
+            own = [slot.run(placed, index, segment.task, rows) for placed in plan]
+            both = [torch.stack([t.expand(len(rows), -1, -1) for t in pair]) for pair in own]
+            pieces.append(torch.cat(both, 2) if both else None)
+        self.keys = None if pieces[0] is None else torch.cat(pieces, 1)  # (2, B, p, C)
+        return x if self.keys is None else torch.cat([x, x.new_zeros(len(x), self.keys.shape[2], x.shape[2])], 1)
+
+    def _missing_bias(self, slot: BiasSlot, y: Tensor) -> Tensor:
+        for placed in slot.in_force:
+            bias = changed_bias(slot.weights, placed, slot.cell.task, None)
+            if bias is not None:
+                ref = placed.site.tensor
+                zeros = bias.new_zeros(y.shape[-1 if self.channels_last else 1])
+                full = replace_rows(zeros, ref.start, ref.stop, bias)
+                y = y + (full if self.channels_last else full[:, None, None])
+        return y
+
+    def _restore(self, x: Tensor) -> None:
+        tag = getattr(x, "_mtpeft_tag", None)
+        if tag is None:
+            x._mtpeft_tag = self._tag()
+            return
+        self.cell.enter(tag.now)
+        tag.now.carried, tag.now.scratch = tag.carried, dict(tag.scratch)
+
+    def _leave(self, y: Tensor) -> None:
+        if self.cell.now.taps is not None:
+            self.cell.now.taps.append(y if self.channels_last else y.movedim(1, -1))
+        if self.cell.tagging:
+            y._mtpeft_tag = self._tag()
+
+    def _tag(self) -> Tag:
+        now = self.cell.now
+        return Tag(now, now.carried, dict(now.scratch))
+
+
+@dataclass(eq=False)
+class KeyValueTarget(Slot):
+    """Marks a projection whose last rows an attention's extra keys and values overwrite."""
+
+    attention: ModuleHook | None = None
+    letters: str = "qkv"
+
+
+def overwrite(target: KeyValueTarget, y: Tensor) -> Tensor:
+    """Put the attention's keys and values into the padded rows of its projection's output ``(B, N + p, ...)``."""
+    keys = target.attention.keys
+    if keys is None:
+        return y
+    count, width = keys.shape[2], keys.shape[3]
+    query = y[:, -count:, :width]
+    columns = {"qkv": [query, keys[0], keys[1]], "kv": [keys[0], keys[1]], "k": [keys[0]], "v": [keys[1]], "q": [query]}
+    return torch.cat([y[:, :-count], torch.cat(columns[target.letters], -1).to(y.dtype)], 1)
+
+
+def on_channels(placed: Placed, part: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Run an output part; on a q, k or v site of a fused projection it sees those channels only."""
+    if "slice" not in placed.site.tags:
+        return part(x, y)
+    start, stop = placed.site.tensor.start, placed.site.tensor.stop
+    return torch.cat([y[..., :start], part(x, y[..., start:stop]), y[..., stop:]], -1)
+
+
+@dataclass(eq=False)
+class Before:
+    hook: ModuleHook
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.hook.before(args)
+
+
+@dataclass(eq=False)
+class After:
+    hook: ModuleHook
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return self.hook.after(module, args[0], output)
+
+
+def adds_missing_bias(placed: Placed) -> bool:
+    """A weight part that gives a bias to a module which has none."""
+    part = placed.part
+    return isinstance(part, WeightPart) and not placed.site.bias and part.bias(placed.site.weight, None) is not None

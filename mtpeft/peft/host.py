@@ -1,0 +1,567 @@
+"""The host: a frozen backbone, the parts on it, the heads behind it, and the task in force."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import timm.layers
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from mtpeft.backbone.extract import Extractor
+from mtpeft.backbone.features import Features, FeaturesInfo
+from mtpeft.errors import NotApplicable, UsageError, did_you_mean
+from mtpeft.peft import merge, store
+from mtpeft.peft.gradients import TaskGradients
+from mtpeft.peft.heads import HeadSpec
+from mtpeft.peft.keyed import Keyed
+from mtpeft.peft.method import SHARED, Method
+from mtpeft.peft.parts import PerTask
+from mtpeft.peft.probe import native_size
+from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
+from mtpeft.peft.sites import Site, find_sites, select
+from mtpeft.peft.slot import Placed
+from mtpeft.peft.wiring import Wiring
+from mtpeft.plugins import resolve
+
+
+@dataclass
+class Counts:
+    """Trained parameters, heads apart.
+
+    Attributes:
+        shared: in parts (and `PerTask` copies apart) that every task trains.
+        per_task: task -> parameters it owns.
+        heads: head -> its parameters.
+        buffers: bytes of fixed state (masks, random bases) kept beside the parameters.
+    """
+
+    shared: int = 0
+    per_task: dict[str, int] = field(default_factory=dict)
+    heads: dict[str, int] = field(default_factory=dict)
+    buffers: int = 0
+
+    @property
+    def parts(self) -> int:
+        return self.shared + sum(self.per_task.values())
+
+
+class Host(nn.Module):
+    """A timm model with methods attached.
+
+    Args:
+        backbone: a timm model; its parameters and buffers are frozen, and `detach` gives it back as it was.
+        methods: ``(name, configured method)`` in the order they compose; names must differ.
+        tasks: names of the tasks known now; more can be added later.
+        image_size: (height, width) in pixels; default: the backbone's own.
+
+    Raises:
+        NotApplicable: where a method makes no sense on this backbone, or a part of it would never run.
+        UsageError: for a pattern that matches nothing, or a task name that cannot be used.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        methods: Sequence[tuple[str, Method]] = (),
+        tasks: Sequence[str] = (),
+        *,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.methods = backbone, dict(methods)
+        if len(self.methods) != len(methods):
+            raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
+        self.image_size = image_size or native_size(backbone)
+        self.cell = Cell()
+        self.extractor = Extractor(backbone, self.image_size)
+        self.sites = find_sites(backbone, self.image_size)
+        self.chosen = {name: self._select(method) for name, method in self.methods.items()}
+        self.parts, self.commons, self.heads = Keyed(), Keyed(), Keyed()
+        self.tasks: list[str] = []
+        self.head_names: dict[str, str] = {}
+        self.frozen: set[str] = set()
+        self.wiring = Wiring(backbone, self.sites[-1].model, self.cell)
+        self.proven: set[tuple[tuple[str, str], ...]] = set()
+        self.gradients: TaskGradients | None = None
+        self.kept: dict[tuple[str, str], Tensor] | None = None
+        self.merged_task: str | None = None
+        self._before = ({n: p.requires_grad for n, p in backbone.named_parameters()}, backbone.training)
+        backbone.requires_grad_(False)
+        try:
+            self._change(list(tasks))
+        except Exception:
+            self.detach()
+            raise
+        self.train(backbone.training)
+
+    # --- tasks and their parts
+
+    def add_task(self, name: str) -> None:
+        """Make room for a task: its own parts, and its copies inside shared ones.
+
+        Raises:
+            UsageError: for a name that is taken or cannot be used.
+        """
+        self._change([*self.tasks, name])
+
+    def remove_task(self, name: str) -> None:
+        """Remove a task with everything it owns; what others own is untouched."""
+        self._known(name)
+        for parts in self._owned(name):
+            del parts[name]
+        for copies in self._per_task():
+            copies.remove(name)
+        head = self.head_names.pop(name, None)
+        if head is not None and head not in self.head_names.values():
+            del self.heads[head]
+        self.tasks.remove(name)
+        self.frozen.discard(name)
+        self._rewire()
+
+    def freeze(self, owner: str) -> None:
+        """Stop training what ``owner`` (a task, or ``shared``) owns, its head included."""
+        self.frozen.add(owner)
+        self._apply_frozen()
+
+    def unfreeze(self, owner: str) -> None:
+        self.frozen.discard(owner)
+        self._apply_frozen()
+
+    def _change(self, tasks: list[str]) -> None:
+        for name in tasks:
+            check_task_name(name, taken=tasks.count(name) > 1)
+        before, self.tasks = self.tasks, tasks
+        try:
+            self._grow()
+            self._rewire()
+            self._prove()
+        except Exception:
+            self.tasks = before
+            for name in set(tasks) - set(before):
+                for parts in self._owned(name):
+                    del parts[name]
+            self._rewire()
+            raise
+
+    def _select(self, method: Method) -> list[Site]:
+        return select(self.sites, method.at, method.blocks) if method.at else []
+
+    def _grow(self) -> None:
+        """Build what is missing: parts for every owner that acts for some task, and each task's copies."""
+        for name, method in self.methods.items():
+            acting = [owner for task in (None, *self.tasks) for owner in method.owners(task, self.tasks)]
+            for keyed in (self.parts, self.commons):
+                if name not in keyed:
+                    keyed[name] = Keyed()
+            for owner in dict.fromkeys(acting):
+                if owner not in self.parts[name]:
+                    self._build(name, method, owner)
+        for copies in self._per_task():
+            for task in self.tasks:
+                if task not in copies.copies:
+                    copies.add(task)
+
+    def _build(self, name: str, method: Method, owner: str) -> None:
+        device = next(self.backbone.parameters()).device
+        sites = [replace(site, owner=owner) for site in self.chosen[name]]
+        common = method.common(sites)
+        parts = Keyed()
+        for site in sites:
+            part = method.part(site)
+            if part is not None:
+                part.bind(self.cell, common)
+                parts[site.name] = part
+        for module in common.modules() if common is not None else ():
+            if isinstance(module, PerTask):
+                module.bind(self.cell)
+        self.parts[name][owner] = parts.to(device)
+        if common is not None:
+            self.commons[name][owner] = common.to(device)
+
+    def _owned(self, owner: str) -> list[Keyed]:
+        return [k for keyed in (self.parts, self.commons) for _, k in keyed.items() if owner in k]
+
+    def _per_task(self) -> list[PerTask]:
+        return [m for keyed in (self.parts, self.commons) for m in keyed.modules() if isinstance(m, PerTask)]
+
+    def _rewire(self) -> None:
+        self.wiring.detach()
+        self.wiring.attach({task: tuple(self._plan(task)) for task in (None, *self.tasks)})
+        self._apply_frozen()
+
+    def _plan(self, task: str | None) -> Iterator[Placed]:
+        for name, method in self.methods.items():
+            by_name = {site.name: site for site in self.chosen[name]}
+            for owner in method.owners(task, self.tasks):
+                if owner not in self.parts[name]:
+                    continue
+                common = self.commons[name][owner] if owner in self.commons[name] else nn.Identity()
+                for site, part in self.parts[name][owner].items():
+                    per_task = any(isinstance(m, PerTask) for m in (*part.modules(), *common.modules()))
+                    yield Placed(part, by_name[site], name, owner, per_task)
+
+    @torch.no_grad()
+    def _prove(self) -> None:
+        """Run once for every kind of plan, and refuse if a part did not run."""
+        for task in (None, *self.tasks):
+            plan = list(self._plan(task))
+            key = tuple((p.method, p.site.name) for p in plan)
+            if not plan or key in self.proven or (task is None and any(p.per_task for p in plan)):
+                continue
+            ran = self._watch(task)
+            idle = next((p for p in plan if id(p.part) not in ran), None)
+            if idle is not None:
+                raise NotApplicable(
+                    f"{idle.method} has a part at {idle.site.name} that {type(self.backbone).__name__} never runs"
+                )
+            self.proven.add(key)
+
+    def _watch(self, task: str | None) -> set[int]:
+        training, self.cell.ran = self.training, set()
+        self.eval()
+        try:
+            parameter = next(self.backbone.parameters())
+            self.run(
+                torch.zeros(1, 3, *self.image_size, device=parameter.device, dtype=parameter.dtype),
+                Route.single(task, 1),
+            )
+            return self.cell.ran
+        finally:
+            self.cell.ran = None
+            self.train(training)
+
+    # --- running
+
+    @property
+    def info(self) -> FeaturesInfo:
+        """The widths that heads are built for."""
+        info = self.extractor.info(self.backbone)
+        for method in self.methods.values():
+            info = method.features_info(info)
+        return info
+
+    def forward(self, images: Tensor, task: str | Sequence[str | None] | None = None) -> Features:
+        """Features of ``images (B, 3, H, W)``, in their order.
+
+        Args:
+            task: one task for all, one for each sample (a mixed batch), or None where it is not known.
+
+        Raises:
+            UsageError: for an unknown task, or as many tasks as there are not samples.
+        """
+        if task is None or isinstance(task, str):
+            self._known(task)
+            return self._encode(images, Route.single(task, len(images)))
+        if len(task) != len(images):
+            raise UsageError(
+                f"{len(task)} tasks are given for {len(images)} images", hint="give one task for each image"
+            )
+        for name in set(task):
+            self._known(name)
+        route, order = Route.sorted(task)
+        if order == list(range(len(order))):
+            return self._encode(images, route)
+        index = torch.tensor(order, device=images.device)
+        return self._encode(images[index], route)[index.argsort()]
+
+    def predict(self, images: Tensor, task: str) -> Any:
+        """The task's head on the features of ``images``."""
+        return self.head_of(task)(self(images, task))
+
+    def run(self, images: Tensor, route: Route) -> Features:
+        """One host pass, or one for each task where the active parts do not allow a mixed one."""
+        segments = route.segments
+        if len(segments) == 1 or self.wiring.agree(route.tasks, apart=self.gradients is not None):
+            return self._pass(images, route, 0)
+        parts = [
+            self._pass(images[s.start : s.stop], Route.single(s.task, s.stop - s.start), index)
+            for index, s in enumerate(segments)
+        ]
+        return Features.cat(parts)
+
+    def _encode(self, images: Tensor, route: Route) -> Features:
+        if self.gradients is not None:
+            self.gradients.begin(route)
+        for method in self.methods.values():
+            if type(method).encode is not Method.encode:
+                return method.encode(self, images, route)
+        return self.run(images, route)
+
+    def _pass(self, images: Tensor, route: Route, first: int) -> Features:
+        height, width = self.extractor.grid(self.backbone, (images.shape[-2], images.shape[-1]))
+        side = self.wiring.side
+        tapped = side is not None and any(side.active(task) for task in route.tasks)
+        layout = TokenLayout(self.extractor.prefix, height, width)
+        self.cell.enter(Pass(route, layout, first, self.gradients, taps=[] if tapped else None))
+        features = self.extractor(self.backbone, images)
+        if not tapped:
+            return features
+        features = replace(features, taps=tuple(self.cell.now.taps))
+        pieces = []
+        for index, segment, plan in side.stretches():
+            piece = features[segment.start : segment.stop]
+            for placed in plan:
+                piece = side.run(placed, index, segment.task, piece)
+            pieces.append(piece)
+        return replace(Features.cat(pieces), taps=())
+
+    def train(self, mode: bool = True) -> Host:
+        """Training mode for parts and heads; running statistics of the backbone stay frozen."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, _NormBase):
+                module.eval()
+        return self
+
+    def checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations.
+
+        Raises:
+            NotApplicable: where the backbone does not support it.
+        """
+        if enable and timm.layers.use_reentrant_ckpt():
+            raise NotApplicable(
+                "reentrant checkpoints cannot train a frozen backbone's parts", hint="unset TIMM_REENTRANT_CKPT"
+            )
+        try:
+            self.backbone.set_grad_checkpointing(enable)
+        except (AssertionError, AttributeError):
+            family = type(self.backbone).__name__
+            raise NotApplicable(f"{family} does not support gradient checkpointing", hint="leave it out") from None
+        self.cell.tagging = enable
+
+    @contextmanager
+    def task_gradients(self) -> Iterator[TaskGradients]:
+        """Keep each task's gradient of the shared parts apart, for batches whose samples each belong to one task.
+
+        Example::
+
+            with host.task_gradients() as gradients:
+                loss(host(images, tasks)).backward()
+            gradients.jacobian()     # (T, P): one row for each task
+        """
+        self.gradients = TaskGradients(self.shared_parameters())
+        try:
+            yield self.gradients
+        finally:
+            self.gradients = None
+
+    # --- heads
+
+    def add_head(self, name: str, head: nn.Module) -> None:
+        self.heads[name] = head.to(next(self.backbone.parameters()).device)
+
+    def bind_head(self, task: str, name: str) -> None:
+        """The head that ``task`` uses; tasks of a group share one."""
+        self._known(task)
+        self.head_names[task] = name
+
+    def head_of(self, task: str) -> Any:
+        self._known(task)
+        if task not in self.head_names:
+            raise UsageError(
+                f'task "{task}" has no head',
+                hint="add one with host.add_head(name, head) and host.bind_head(task, name)",
+            )
+        return self.heads[self.head_names[task]]
+
+    # --- what is trained, counted, saved
+
+    def owners(self) -> list[str]:
+        """``shared`` and the tasks, whether or not they own anything."""
+        return [SHARED, *self.tasks]
+
+    def tensors(self, owner: str) -> dict[str, Tensor]:
+        """Everything ``owner`` owns, heads apart: ``METHOD/SITE/TENSOR`` (the site is ``common`` for shared state)."""
+        found: dict[str, Tensor] = {}
+        for name in self.methods:
+            for holder in self.parts[name]:
+                units = list(self.parts[name][holder].items())
+                if holder in self.commons[name]:
+                    units.append(("common", self.commons[name][holder]))
+                for site, module in units:
+                    found |= {f"{name}/{site}/{key}": t for key, t in _owned_tensors(module, holder, owner)}
+        return found
+
+    def shared_parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters of the shared owner, without per-task copies."""
+        return {n: t for n, t in self.tensors(SHARED).items() if isinstance(t, nn.Parameter) and t.requires_grad}
+
+    def trainable(self, tasks: Sequence[str]) -> dict[str, nn.Parameter]:
+        """``OWNER/METHOD/SITE/TENSOR`` -> what training ``tasks`` changes: shared parts, their own, and their heads."""
+        found: dict[str, nn.Parameter] = {}
+        for owner in (SHARED, *tasks):
+            found |= {f"{owner}/{n}": t for n, t in self.tensors(owner).items() if isinstance(t, nn.Parameter)}
+        for head in dict.fromkeys(self.head_names[task] for task in tasks if task in self.head_names):
+            found |= {f"head/{head}/{n}": p for n, p in self.heads[head].named_parameters()}
+        return {name: p for name, p in found.items() if p.requires_grad}
+
+    def count(self) -> Counts:
+        counts = Counts(heads={name: _numel(head.parameters()) for name, head in self.heads.items()})
+        for owner in self.owners():
+            tensors = self.tensors(owner).values()
+            number = _numel(t for t in tensors if isinstance(t, nn.Parameter))
+            counts.buffers += sum(t.numel() * t.element_size() for t in tensors if not isinstance(t, nn.Parameter))
+            if owner == SHARED:
+                counts.shared = number
+            else:
+                counts.per_task[owner] = number
+        return counts
+
+    def merged_state(self, task: str | None = None) -> dict[str, Tensor]:
+        """A state dict for the plain timm model, with ``task``'s parts folded in.
+
+        Raises:
+            NotApplicable: naming the part that cannot be folded, and why.
+        """
+        self._known(task)
+        merged = merge.merged_tensors(self.wiring, list(self._plan(task)), task)
+        return merge.plain_state(self.backbone, merged)
+
+    def merge(self, task: str | None = None) -> None:
+        """Fold ``task``'s parts into the backbone's weights; only this task can run until `unmerge`."""
+        if self.kept is not None:
+            raise UsageError("the host is merged already", hint="call unmerge() first")
+        self._known(task)
+        merged = merge.merged_tensors(self.wiring, list(self._plan(task)), task)
+        self.kept = merge.swap_in(self.wiring.model, merged)
+        self.cell.merged, self.merged_task = True, task
+
+    def unmerge(self) -> None:
+        """Bring the weights back, bit for bit, from a kept copy."""
+        if self.kept is not None:
+            merge.swap_in(self.wiring.model, self.kept)
+            self.kept, self.cell.merged = None, False
+
+    def detach(self) -> nn.Module:
+        """The backbone as it was before: keys, classes, hooks, flags and values."""
+        self.unmerge()
+        self.wiring.detach()
+        flags, training = self._before
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(flags[name])
+        if self.cell.tagging:
+            self.checkpointing(False)
+        return self.backbone.train(training)
+
+    def save(self, directory: str | Path, extra: dict[str, Any] | None = None) -> None:
+        """Write the adapter folder: one safetensors file for each owner, heads apart, ``adapter.json``."""
+        store.save(self, Path(directory), extra or {})
+
+    def load(self, directory: str | Path) -> dict[str, Any]:
+        """Read what `save` wrote into this host; returns the ``extra``.
+
+        Raises:
+            MtpeftError: for another backbone, another method or task, or a damaged file; the host is then unchanged.
+        """
+        return store.load(self, Path(directory))
+
+    def _known(self, task: str | None) -> None:
+        if task is not None and task not in self.tasks:
+            raise UsageError(f'the host has no task "{task}"', hint=did_you_mean(task, self.tasks))
+        if self.kept is not None and task != self.merged_task:
+            raise UsageError(
+                f"the host is merged for {self.merged_task!r}, not for {task!r}", hint="call unmerge() first"
+            )
+
+    def _apply_frozen(self) -> None:
+        for owner in self.owners():
+            for tensor in self.tensors(owner).values():
+                if isinstance(tensor, nn.Parameter):
+                    tensor.requires_grad_(owner not in self.frozen)
+        for head in set(self.head_names.values()):
+            users = [task for task, name in self.head_names.items() if name == head]
+            self.heads[head].requires_grad_(not all(task in self.frozen for task in users))
+
+
+def check_task_name(name: str, *, taken: bool = False) -> None:
+    """Raises UsageError for a task name that cannot be used."""
+    if name == SHARED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UsageError(f'"{name}" cannot name a task', hint=f'use letters, digits, "-" and "_"; "{SHARED}" is taken')
+    if taken:
+        raise UsageError(f'there are two tasks named "{name}"', hint="give each task a name of its own")
+
+
+def _owned_tensors(module: nn.Module, holder: str, owner: str) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of ``module`` (held by ``holder``) that belong to ``owner``: `PerTask` copies belong to their task."""
+    copies = {
+        f"{path}.copies" if path else "copies": m.copies for path, m in module.named_modules() if isinstance(m, PerTask)
+    }
+    if owner == holder:
+        persistent = module.state_dict(keep_vars=True)
+        for name, tensor in persistent.items():
+            if not any(name.startswith(path + ".") for path in copies):
+                yield name, tensor
+    for path, keyed in copies.items():
+        if owner in keyed:
+            copy = keyed[owner]
+            if isinstance(copy, nn.Parameter):
+                yield path, copy
+            else:
+                yield from ((f"{path}.{name}", tensor) for name, tensor in copy.state_dict(keep_vars=True).items())
+
+
+def _numel(parameters: Any) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def adapt(
+    backbone: nn.Module,
+    method: str | Method | Sequence[tuple[str, Method]],
+    tasks: Mapping[str, HeadSpec] | Sequence[str],
+) -> Host:
+    """Attach a method to a timm model, in one line.
+
+    Args:
+        backbone: any timm model; it is frozen in place, and `Host.detach` gives it back.
+        method: ids with scopes, as on the command line (``"lora"``, ``"lora@shared+adaptformer@task"``), a configured
+            method, or several with names.
+        tasks: task names, or ``{name: mtpeft.head(type, classes)}`` to give each its head.
+
+    Example::
+
+        host = mtpeft.adapt(model, "lora", tasks={"pets": mtpeft.head("cls", ["cat", "dog"])})
+        logits = host.predict(images, "pets")
+    """
+    host = Host(backbone, as_methods(method), list(tasks))
+    if isinstance(tasks, Mapping):
+        for name, spec in tasks.items():
+            host.add_head(name, spec.build(host.info))
+            host.bind_head(name, name)
+    return host
+
+
+def as_methods(method: str | Method | Sequence[tuple[str, Method]]) -> list[tuple[str, Method]]:
+    """``"lora@shared+adaptformer@task"``, a method, or named methods, as named methods."""
+    if isinstance(method, Method):
+        return [(type(method).__name__.lower(), method)]
+    if not isinstance(method, str):
+        return list(method)
+    found = []
+    for term in method.split("+"):
+        name, _, scope = term.partition("@")
+        found.append((name, resolve("methods", name)(**({"scope": scope} if scope else {}))))
+    return found
+
+
+def load(directory: str | Path, backbone: nn.Module) -> Host:
+    """The host that was saved in ``directory``, on its backbone.
+
+    Raises:
+        MtpeftError: for another backbone, a method that is not installed, or a damaged file.
+    """
+    description = store.read_description(Path(directory))
+    methods = [(m["name"], store.build_method(m)) for m in description["methods"]]
+    host = Host(backbone, methods, description["tasks"], image_size=tuple(description["image_size"]))
+    for name, head in description["heads"].items():
+        if head["type"]:
+            host.add_head(name, HeadSpec(head["type"], tuple(head["classes"]), head["settings"]).build(host.info))
+    host.load(directory)
+    return host

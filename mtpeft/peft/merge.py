@@ -1,0 +1,112 @@
+"""Merging: the parts of one task folded into plain timm weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.errors import NotApplicable
+from mtpeft.peft.parts import InputPart, LowRankPart, OutputPart, WeightPart
+from mtpeft.peft.route import Pass, Route
+from mtpeft.peft.sites import Model
+from mtpeft.peft.slot import Placed
+from mtpeft.peft.wiring import Wiring
+
+Tensors = dict[tuple[str, str], Tensor]
+
+
+@torch.no_grad()
+def merged_tensors(wiring: Wiring, plan: Sequence[Placed], task: str | None) -> Tensors:
+    """``(path, tensor name)`` -> the tensor with all parts of ``plan`` folded in.
+
+    Raises:
+        NotApplicable: for a part that no weight can stand for.
+    """
+    for placed in plan:
+        _check(placed)
+    cell, model = wiring.cell, wiring.model
+    cell.enter(Pass(Route.single(task, 1)))
+    found: Tensors = {}
+    for key, slot in wiring.weights.items():
+        found[key] = slot.value(model.original(*key), task).clone()
+    for key, slot in wiring.biases.items():
+        found[key] = slot.value(model.original(*key), task).clone()
+        _check_bias(model, key, found[key])
+    for placed in plan:
+        if isinstance(placed.part, (InputPart, OutputPart)):
+            _fold_affine(model, found, placed)
+    return found
+
+
+def plain_state(backbone: nn.Module, merged: Tensors) -> dict[str, Tensor]:
+    """The backbone's state dict under timm's own keys, with ``merged`` in place."""
+    state = {}
+    for key, tensor in backbone.state_dict().items():
+        path, _, rest = key.rpartition(".parametrizations.")
+        name = rest.removesuffix(".original") if rest and path else ""
+        state[f"{path}.{name}" if name else key.removeprefix("parametrizations.").removesuffix(".original")] = tensor
+    for (path, name), tensor in merged.items():
+        state[f"{path}.{name}" if path else name] = tensor
+    return {key: tensor.detach().clone() for key, tensor in state.items()}
+
+
+@torch.no_grad()
+def swap_in(model: Model, tensors: Tensors) -> Tensors:
+    """Write ``tensors`` over the frozen ones in place; returns copies of what was there."""
+    kept = {key: model.original(*key).clone() for key in tensors}
+    for key, tensor in tensors.items():
+        model.original(*key).copy_(tensor)
+    return kept
+
+
+def _check(placed: Placed) -> None:
+    part, site = placed.part, placed.site
+    reason = ""
+    if isinstance(part, LowRankPart) and part.input_dependent:
+        reason = "its update depends on the input"
+    elif isinstance(part, WeightPart) and not site.bias:
+        if part.bias(site.weight, None) is not None:
+            reason = f"it needs a bias at {site.name}, and timm has none there"
+    elif isinstance(part, (InputPart, OutputPart)):
+        linear = isinstance(site.module, nn.Linear) or (
+            isinstance(site.module, nn.Conv2d) and site.module.kernel_size == (1, 1)
+        )
+        if part.affine() is None or not linear or site.bypassed or "slice" in site.tags:
+            reason = f"its part at {site.name} is no affine map beside a linear layer"
+    elif not isinstance(part, WeightPart):
+        reason = f"its part at {site.name} is no function of a weight"
+    if reason:
+        raise NotApplicable(f"{placed.method} does not merge: {reason}", hint="keep the adapter beside the backbone")
+
+
+def _check_bias(model: Model, key: tuple[str, str], value: Tensor) -> None:
+    """A buffer that timm does not save cannot hold a merged bias."""
+    module = model.modules[key[0]]
+    if key[1] in module._non_persistent_buffers_set and not torch.equal(value, model.original(*key)):
+        raise NotApplicable(
+            f"the bias {key[0]}.{key[1]} is no weight that timm saves, so a change of it does not merge",
+            hint="keep the adapter beside the backbone",
+        )
+
+
+def _fold_affine(model: Model, found: Tensors, placed: Placed) -> None:
+    """Input ``M x + c``: ``W M``, ``b + W c``. Output ``M y + c``: ``M W``, ``M b + c``."""
+    site, (matrix, shift) = placed.site, placed.part.affine()
+    key = (site.path, "weight")
+    weight = found.get(key, model.original(*key)).clone()
+    flat = weight.flatten(1)
+    bias = model.modules[site.path].bias
+    old = found.get(
+        (site.path, "bias"), model.original(site.path, "bias") if bias is not None else flat.new_zeros(len(flat))
+    )
+    if isinstance(placed.part, InputPart):
+        new_bias, flat = old + flat @ shift, flat @ matrix
+    else:
+        new_bias, flat = matrix @ old + shift, matrix @ flat
+    if bias is None and bool(new_bias.any()):
+        raise NotApplicable(f"{placed.method} does not merge: it needs a bias at {site.name}, and timm has none there")
+    found[key] = flat.view_as(weight)
+    if bias is not None:
+        found[site.path, "bias"] = new_bias

@@ -1,0 +1,374 @@
+"""Sites: named places where a part may sit, in one vocabulary over timm's families.
+
+Inside a block the names are ``attn.q attn.k attn.v attn.qkv attn.proj mlp.fc1 mlp.fc2 norm1 norm2``, ``attn``, ``mlp`` and
+``tokens``; a block itself is ``blocks.3``. Every parameter is a site too (``blocks.3.attn.proj.bias``), and `features` is
+where side parts sit. A pattern's term is a name's tail, a whole name, a glob, or a tag (``linear``, ``conv``, ``bias``,
+``norm``, ``gain``, ``position``, ``prefix``, ``parameter``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from timm.layers import LayerScale
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from mtpeft.errors import MtpeftError, UsageError
+from mtpeft.peft.probe import Trace
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase, nn.RMSNorm)
+_ALIASES = {
+    "q_proj": "q", "k_proj": "k", "v_proj": "v", "patch_embed.proj": "patch_embed", "norm": "final_norm",
+    "fc_norm": "final_norm",
+}  # fmt: skip
+_POSITION_MLP = re.compile(r"\bcpb_mlp\b|\brel_pos\b")
+_FUSED = {"qkv": "qkv", "kv": "kv"}
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """Rows ``start:stop`` of a tensor of a module (``path`` is timm's own)."""
+
+    path: str
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A place for a part.
+
+    Attributes:
+        name: in the common vocabulary, unique in a backbone.
+        path: timm's path of the module.
+        tags: what kind of place it is.
+        module: the module there.
+        block: index of the block, or None outside the blocks.
+        owner: whose part is being built (filled by the host).
+        tensor: the tensor a weight part sees, or None where there is none.
+        bias: where the bias of that tensor lies, in order; empty where timm has none.
+        bypassed: the module's weight is read without calling the module, so hooks on it never fire.
+        model: facts of the whole backbone (`Model`).
+    """
+
+    name: str
+    path: str
+    tags: frozenset[str]
+    module: nn.Module
+    model: Model
+    block: int | None = None
+    owner: str = ""
+    tensor: TensorRef | None = None
+    bias: tuple[TensorRef, ...] = ()
+    bypassed: bool = False
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen tensor (its rows, for a slice of a fused ``qkv``), without gradient."""
+        if self.tensor is None:
+            raise MtpeftError(f"site {self.name} has no weight", hint="weight parts sit on modules or parameters")
+        tensor = self.model.original(self.tensor.path, self.tensor.name).detach()
+        return tensor[self.tensor.start : self.tensor.stop] if tensor.ndim else tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape) if self.tensor is not None else ()
+
+    @property
+    def kind(self) -> str:
+        """The most telling tag, for people."""
+        order = [
+            "parameter",
+            "slice",
+            "linear",
+            "conv",
+            "grouped-conv",
+            "norm",
+            "attention",
+            "mlp",
+            "block",
+            "tokens",
+            "features",
+        ]
+        return next((tag for tag in order if tag in self.tags), "module")
+
+    @property
+    def in_features(self) -> int:
+        """Input channels of a linear or convolution."""
+        return self.shape[1] if len(self.shape) > 1 else self.width
+
+    @property
+    def out_features(self) -> int:
+        """Output channels of a linear or convolution (of the slice, for q, k and v)."""
+        return self.shape[0] if self.shape else self.width
+
+    @property
+    def width(self) -> int:
+        """Channels of the activations at this module's output."""
+        return self.model.widths.get(self.path, 0)
+
+
+@dataclass(eq=False)
+class Model:
+    """Facts of a backbone that its sites share.
+
+    Attributes:
+        modules: path -> module.
+        called: paths of the modules that a pass calls.
+        channels_first: paths of those whose activations are ``(B, C, H, W)``.
+        widths: path -> output channels.
+        blocks: paths of the blocks, in order of the network.
+        prefix: number of prefix tokens.
+        positions: what mixes positions inside attention: ``none``, ``rotary`` or ``relative``.
+        tokens: activations between blocks are ``(B, N, C)`` sequences.
+        block_widths: channels of each block's output.
+        family: class name of the timm model.
+    """
+
+    modules: dict[str, nn.Module]
+    called: frozenset[str]
+    channels_first: frozenset[str]
+    widths: dict[str, int]
+    blocks: tuple[str, ...]
+    prefix: int = 0
+    positions: str = "none"
+    tokens: bool = False
+    block_widths: tuple[int, ...] = ()
+    family: str = ""
+
+    def original(self, path: str, name: str) -> Tensor:
+        """The frozen tensor, also where a parametrization stands before it."""
+        module = self.modules[path]
+        for store in (module._parameters, module._buffers):
+            if name in store:
+                return store[name]
+        return module.parametrizations[name].original
+
+
+def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -> list[Site]:
+    """Every site of a timm backbone, in order of the network (one forward pass finds what is called).
+
+    Args:
+        image_size: of the probing pass; default: the backbone's own.
+    """
+    trace = Trace.of(backbone, image_size)
+    paths = block_paths(backbone)
+    model = Model(
+        modules=dict(backbone.named_modules()),
+        called=frozenset(trace.called),
+        channels_first=frozenset(trace.channels_first),
+        widths=trace.widths,
+        blocks=tuple(paths),
+        prefix=int(getattr(backbone, "num_prefix_tokens", 0)),
+        positions=_positions(backbone),
+        tokens=len({trace.shapes.get(path) for path in paths}) == 1 and len(trace.shapes.get(paths[0], ())) == 3,
+        block_widths=tuple(trace.widths.get(path, 0) for path in paths),
+        family=type(backbone).__name__,
+    )
+    skip = _classifier(backbone)
+    sites: list[Site] = []
+    parameters: list[Site] = []
+    for path, module in backbone.named_modules():
+        if path and not any(path == s or path.startswith(s + ".") for s in skip):
+            sites += _module_sites(path, module, model)
+        if path not in skip:
+            parameters += [
+                _parameter_site(path, n, t, module, model) for n, t in module.named_parameters(recurse=False)
+            ]
+    sites += parameters
+    if model.tokens:
+        for index, path in enumerate(paths):
+            module = backbone.get_submodule(path)
+            sites.append(Site(f"blocks.{index}.tokens", path, frozenset({"tokens"}), module, model, index))
+    sites.append(Site("features", "", frozenset({"features"}), backbone, model))
+    return sites
+
+
+def select(sites: Sequence[Site], pattern: str, blocks: str = "") -> list[Site]:
+    """The sites that the first matching alternative of ``pattern`` names.
+
+    Args:
+        pattern: ``attn.q attn.v | mlp.fc1 mlp.fc2 | conv``.
+        blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``; sites outside the blocks are then left out.
+
+    Raises:
+        UsageError: if nothing matches; it lists what there is.
+    """
+    count = len(sites[0].model.blocks) if sites else 0
+    chosen = _block_set(blocks, count) if blocks else None
+    pool = [s for s in sites if chosen is None or s.block in chosen]
+    for alternative in pattern.split("|"):
+        terms = alternative.split()
+        found = [site for site in pool if any(_matches(site, term) for term in terms)]
+        if found:
+            return found
+    raise UsageError(f'no site of this backbone matches "{pattern}"', hint=f"there is: {', '.join(vocabulary(sites))}")
+
+
+def vocabulary(sites: Sequence[Site]) -> list[str]:
+    """The terms a pattern may use on these sites: names without block numbers, and tags."""
+    names = {re.sub(r"^blocks\.\d+\.?", "", s.name) for s in sites if "parameter" not in s.tags}
+    return sorted((names | {tag for s in sites for tag in s.tags}) - {""})
+
+
+def block_paths(backbone: nn.Module) -> list[str]:
+    """Paths of the blocks: the innermost numbered children that are not single layers."""
+    numbered = [
+        path
+        for path, module in backbone.named_modules()
+        if path.rsplit(".", 1)[-1].isdigit() and any(True for _ in module.children())
+    ]
+    inner = [p for p in numbered if not any(q.startswith(p + ".") for q in numbered)]
+    return [p for p in inner if any(True for _ in backbone.get_submodule(p).parameters())]
+
+
+def _module_sites(path: str, module: nn.Module, model: Model) -> Iterator[Site]:
+    block, name = _canonical(path, model)
+    called = path in model.called
+    bare = {"path": path, "module": module, "model": model, "block": block}
+    if isinstance(module, nn.Linear):
+        refs = _bias_refs(path, module, model)
+        tag = "position" if _POSITION_MLP.search(path) else "linear"
+        yield Site(name, tags=frozenset({tag}), tensor=_ref(path, "weight", module.weight), bias=refs,
+                   bypassed=not called, **bare)  # fmt: skip
+        yield from _slices(name, module, refs, not called, bare)
+    elif isinstance(module, nn.Conv2d):
+        tag = "conv" if module.groups == 1 else "grouped-conv"
+        yield Site(name, tags=frozenset({tag}), tensor=_ref(path, "weight", module.weight),
+                   bias=_bias_refs(path, module, model), bypassed=not called, **bare)  # fmt: skip
+    elif isinstance(module, _NORMS) and module.weight is not None:
+        yield Site(name, tags=frozenset({"norm"}), tensor=_ref(path, "weight", module.weight),
+                   bias=_bias_refs(path, module, model), bypassed=not called, **bare)  # fmt: skip
+    elif called and path in model.blocks:
+        yield Site(name, tags=frozenset({"block"}), **bare)
+    elif (
+        called
+        and block is not None
+        and not _POSITION_MLP.search(path)
+        and name.rsplit(".", 1)[-1].startswith(("attn", "mlp"))
+    ):
+        tag = "attention" if name.rsplit(".", 1)[-1].startswith("attn") else "mlp"
+        if any(True for _ in module.children()):
+            yield Site(name, tags=frozenset({tag}), **bare)
+
+
+def _slices(name: str, module: nn.Linear, bias: tuple[TensorRef, ...], bypassed: bool, bare: dict) -> Iterator[Site]:
+    """The q, k and v rows of a fused projection."""
+    parent, _, leaf = name.rpartition(".")
+    letters = _FUSED.get(leaf)
+    if letters is None or module.out_features % len(letters):
+        return
+    step = module.out_features // len(letters)
+    for index, letter in enumerate(letters):
+        rows = TensorRef(bare["path"], "weight", index * step, (index + 1) * step)
+        piece = tuple(_cut(bias, index * step, (index + 1) * step))
+        yield Site(f"{parent}.{letter}", tags=frozenset({"slice"}), tensor=rows, bias=piece, bypassed=bypassed, **bare)
+
+
+def _cut(refs: tuple[TensorRef, ...], start: int, stop: int) -> Iterator[TensorRef]:
+    """Rows ``start:stop`` of the vector that ``refs`` make together."""
+    offset = 0
+    for ref in refs:
+        size = ref.stop - ref.start
+        low, high = max(start - offset, 0), min(stop - offset, size)
+        if low < high:
+            yield TensorRef(ref.path, ref.name, ref.start + low, ref.start + high)
+        offset += size
+
+
+def _bias_refs(path: str, module: nn.Module, model: Model) -> tuple[TensorRef, ...]:
+    """The module's own bias, or the q, k and v biases that BEiT-like attentions keep beside a bias-free ``qkv``."""
+    own = getattr(module, "bias", None)
+    if isinstance(own, Tensor):
+        return (_ref(path, "bias", own),)
+    parent, _, leaf = path.rpartition(".")
+    around = model.modules[parent]
+    separate = (
+        [(f"{letter}_bias", getattr(around, f"{letter}_bias", None)) for letter in "qkv"] if leaf == "qkv" else []
+    )
+    if separate and all(isinstance(tensor, Tensor) for _, tensor in separate):
+        return tuple(_ref(parent, name, tensor) for name, tensor in separate)
+    return ()
+
+
+def _parameter_site(path: str, name: str, tensor: Tensor, module: nn.Module, model: Model) -> Site:
+    block, owner = _canonical(path, model) if path else (None, "")
+    full = f"{owner}.{name}" if owner else name
+    tags = {"parameter"}
+    if isinstance(module, _NORMS):
+        tags.add("norm-parameter")
+    if (name == "bias" or name.endswith("_bias")) and tensor.ndim == 1:
+        tags.add("bias")
+    if isinstance(module, LayerScale) or name.startswith("gamma"):
+        tags.add("gain")
+    if "pos_embed" in name or "relative_position" in name or "bias_table" in name:
+        tags.add("position")
+    if name.endswith(("_token", "cls_token", "reg_token")):
+        tags.add("prefix")
+    return Site(full, path, frozenset(tags), module, model, block, tensor=_ref(path, name, tensor))
+
+
+def _canonical(path: str, model: Model) -> tuple[int | None, str]:
+    """timm's path to ``(block, name)`` in the common vocabulary."""
+    for index, block in enumerate(model.blocks):
+        if path == block:
+            return index, f"blocks.{index}"
+        if path.startswith(block + "."):
+            inner = path[len(block) + 1 :]
+            head, _, leaf = inner.rpartition(".")
+            leaf = _ALIASES.get(leaf, leaf) if leaf.endswith("_proj") else leaf
+            return index, f"blocks.{index}.{head + '.' if head else ''}{leaf}"
+    return None, _ALIASES.get(path, path)
+
+
+def _matches(site: Site, term: str) -> bool:
+    if term == site.name or term in site.tags or fnmatchcase(site.name, term):
+        return True
+    inner = re.sub(r"^blocks\.\d+\.", "", site.name) if site.block is not None else ""
+    return inner == term or inner.endswith("." + term) or re.sub(r"_[gx]$", "", inner) == term
+
+
+def _block_set(text: str, count: int) -> set[int]:
+    """``"0-5"``, ``"9,11"``, ``"last:3"`` to block indices."""
+    try:
+        if text.startswith("last:"):
+            return set(range(max(count - int(text[5:]), 0), count))
+        pairs = [part.partition("-") for part in text.split(",")]
+        chosen = {i for low, _, high in pairs for i in range(int(low), int(high or low) + 1)}
+    except ValueError:
+        raise UsageError(f'"{text}" names no blocks', hint='write "0-5", "9,11" or "last:3"') from None
+    if not chosen or max(chosen) >= count:
+        raise UsageError(
+            f'blocks "{text}" are outside this backbone, which has {count}', hint=f"blocks are 0 to {count - 1}"
+        )
+    return chosen
+
+
+def _positions(backbone: nn.Module) -> str:
+    names = [name for name, _ in backbone.named_parameters()] + [name for name, _ in backbone.named_modules()]
+    if any("rope" in name.split(".") for name in names):
+        return "rotary"
+    return (
+        "relative" if any(("relative_position" in n) or ("rel_pos" in n) or ("cpb_mlp" in n) for n in names) else "none"
+    )
+
+
+def _classifier(backbone: nn.Module) -> list[str]:
+    """Paths of the classifier, which is a head and no site."""
+    config = getattr(backbone, "pretrained_cfg", None) or {}
+    names = config.get("classifier") or ()
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _ref(path: str, name: str, tensor: Tensor) -> TensorRef:
+    return TensorRef(path, name, 0, tensor.shape[0] if tensor.ndim else 0)
+
+
+def is_plain_conv(module: nn.Module) -> bool:
+    """A convolution whose forward is torch's own, so that a second one beside it sees the same padding."""
+    return type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"

@@ -1,0 +1,92 @@
+"""Weight parts: a parametrization computes the tensor in force from the frozen one, row slices included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.peft.parts import WeightPart
+from mtpeft.peft.route import Cell
+from mtpeft.peft.sites import TensorRef
+from mtpeft.peft.slot import Placed, Slot
+
+
+def replace_rows(tensor: Tensor, start: int, stop: int, rows: Tensor) -> Tensor:
+    """``tensor`` with rows ``start:stop`` replaced; the whole of it where they are all."""
+    if tensor.ndim == 0 or (start == 0 and stop == tensor.shape[0]):
+        return rows
+    return torch.cat([tensor[:start], rows, tensor[stop:]])
+
+
+def changes_bias(part: WeightPart) -> bool:
+    return type(part).bias is not WeightPart.bias
+
+
+@dataclass(eq=False)
+class WeightSlot(Slot):
+    """The weight parts of one tensor.
+
+    ``on_activations``: all are low-rank and the module is called, so a hook runs them there and the tensor stays frozen.
+    """
+
+    on_activations: bool = False
+
+    def value(self, original: Tensor, task: str | None, until: Placed | None = None) -> Tensor:
+        """The tensor under ``task``'s plan, or as the part ``until`` sees it."""
+        for placed in self.plans.get(task, ()):
+            if placed is until:
+                break
+            ref = placed.site.tensor
+            rows = original[ref.start : ref.stop] if original.ndim else original
+            index = self.cell.now.first
+            original = replace_rows(original, ref.start, ref.stop, self.run(placed, index, task, rows))
+        return original
+
+
+@dataclass(eq=False)
+class BiasSlot(Slot):
+    """The weight parts that also change one bias tensor (``ref``; a BEiT-like attention keeps three)."""
+
+    ref: TensorRef | None = None
+    weights: WeightSlot | None = None
+
+    def value(self, original: Tensor, task: str | None) -> Tensor:
+        for placed in self.plans.get(task, ()):
+            offset, piece = 0, None
+            for ref in placed.site.bias:
+                if (ref.path, ref.name) == (self.ref.path, self.ref.name):
+                    piece = (ref, offset)
+                offset += ref.stop - ref.start
+            ref, offset = piece
+            full = torch.cat([self._now(r, original, placed) for r in placed.site.bias])
+            changed = changed_bias(self.weights, placed, task, full)[offset : offset + ref.stop - ref.start]
+            original = replace_rows(original, ref.start, ref.stop, changed)
+        return original
+
+    def _now(self, ref: TensorRef, current: Tensor, placed: Placed) -> Tensor:
+        own = (ref.path, ref.name) == (self.ref.path, self.ref.name)
+        tensor = current if own else placed.site.model.original(ref.path, ref.name)
+        return tensor[ref.start : ref.stop]
+
+
+def changed_bias(weights: WeightSlot, placed: Placed, task: str | None, bias: Tensor | None) -> Tensor | None:
+    """The part's bias, given the weight as the part sees it."""
+    ref = placed.site.tensor
+    original = placed.site.model.original(ref.path, ref.name)
+    weight = weights.value(original, task, until=placed)[ref.start : ref.stop]
+    with weights.using(placed, weights.cell.now.first, task) as part:
+        return part.bias(weight, bias)
+
+
+class Parametrization(nn.Module):
+    """What `torch.nn.utils.parametrize` calls whenever the tensor is read."""
+
+    def __init__(self, slot: WeightSlot | BiasSlot) -> None:
+        super().__init__()
+        self.slot = slot
+
+    def forward(self, original: Tensor) -> Tensor:
+        cell: Cell = self.slot.cell
+        return original if cell.merged else self.slot.value(original, cell.task)

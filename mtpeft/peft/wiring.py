@@ -1,0 +1,237 @@
+"""Attaching: parts to slots, slots to parametrizations and hooks; and all of it away again without trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from mtpeft.errors import NotApplicable
+from mtpeft.peft.hooks import After, Before, KeyValueTarget, ModuleHook, adds_missing_bias
+from mtpeft.peft.parts import (
+    InputPart,
+    KeyValuePart,
+    LowRankPart,
+    OutputPart,
+    SidePart,
+    TokenPart,
+    WeightPart,
+)  # fmt: skip
+from mtpeft.peft.route import Cell
+from mtpeft.peft.sites import Model, TensorRef, is_plain_conv
+from mtpeft.peft.slot import Placed, Slot
+from mtpeft.peft.weights import BiasSlot, Parametrization, WeightSlot, changes_bias
+
+Plans = dict[str | None, tuple[Placed, ...]]
+
+
+@dataclass(eq=False)
+class Wiring:
+    """Everything attached to one backbone.
+
+    Attributes:
+        weights: ``(path, tensor name)`` -> the weight parts of that tensor.
+        biases: the same for biases that weight parts change.
+        hooks: path -> the module's hook.
+        side: the side parts.
+    """
+
+    backbone: nn.Module
+    model: Model
+    cell: Cell
+    weights: dict[tuple[str, str], WeightSlot] = field(default_factory=dict)
+    biases: dict[tuple[str, str], BiasSlot] = field(default_factory=dict)
+    hooks: dict[str, ModuleHook] = field(default_factory=dict)
+    side: Slot | None = None
+    orders: dict[nn.Module, tuple[list[str], list[str]]] = field(default_factory=dict)
+
+    def attach(self, plans: Plans) -> None:
+        """Attach the parts of ``plans``: task -> parts in the order they apply."""
+        self.side = Slot(self.cell)
+        for task, plan in plans.items():
+            for placed in plan:
+                for slot in self._slots(placed):
+                    slot.plans[task] = (*slot.plans.get(task, ()), placed)
+        self._choose_activation_path()
+        self._hook_blocks(plans)
+        for (path, name), slot in {**self.weights, **self.biases}.items():
+            if not getattr(slot, "on_activations", False):
+                self._parametrize(path, name, slot)
+        for path, hook in self.hooks.items():
+            hook.register(self.model.modules[path])
+
+    def detach(self) -> None:
+        """Take everything away; modules, classes, keys and their order are as before."""
+        for path, hook in self.hooks.items():
+            module = self.model.modules[path]
+            for store in (module._forward_pre_hooks, module._forward_hooks):
+                for key in [k for k, h in store.items() if isinstance(h, (Before, After))]:
+                    del store[key]
+            for attention, first in hook.rotary.items():
+                attention.num_prefix_tokens = first
+        for module, (parameters, buffers) in self.orders.items():
+            for name in list(module.parametrizations):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+            for store, order in ((module._parameters, parameters), (module._buffers, buffers)):
+                for name in order:
+                    store[name] = store.pop(name)
+        self.weights, self.biases, self.hooks, self.orders, self.side = {}, {}, {}, {}, None
+
+    def agree(self, tasks: Iterable[str | None], apart: bool) -> bool:
+        """Whether one pass can serve all ``tasks``: slots that cannot be split by samples have one plan for all.
+
+        Args:
+            apart: each task's gradients are kept apart, so even one shared weight part needs a pass of its own.
+        """
+        tasks = list(tasks)
+
+        def same(slot: Slot, key=lambda placed: placed) -> bool:
+            plans = [tuple(key(p) for p in slot.plans.get(task, ())) for task in tasks]
+            return all(plan == plans[0] for plan in plans)
+
+        def whole(slot: Slot) -> bool:
+            parts = [p for task in tasks for p in slot.plans.get(task, ())]
+            return same(slot) and not any(p.per_task for p in parts) and not (apart and parts)
+
+        fixed = [s for s in self.weights.values() if not s.on_activations] + list(self.biases.values())
+        fixed += [h.slots["bias"] for h in self.hooks.values() if "bias" in h.slots]
+        counted = [h.slots[k] for h in self.hooks.values() for k in ("token", "keyvalue") if k in h.slots]
+        return all(whole(s) for s in fixed) and all(same(s, lambda placed: placed.method) for s in counted)
+
+    def _slots(self, placed: Placed) -> list[Slot]:
+        part, site = placed.part, placed.site
+        refuse(placed)
+        if isinstance(part, SidePart):
+            return [self.side]
+        if isinstance(part, WeightPart):
+            return self._weight_slots(placed)
+        kind = {InputPart: "input", OutputPart: "output", TokenPart: "token", KeyValuePart: "keyvalue"}
+        name = next(name for base, name in kind.items() if isinstance(part, base))
+        if name == "keyvalue":
+            self._target_keys_values(site.path)
+        return [self._hook(site.path).slots.setdefault(name, Slot(self.cell))]
+
+    def _weight_slots(self, placed: Placed) -> list[Slot]:
+        site = placed.site
+        key = (site.tensor.path, site.tensor.name)
+        weights = self.weights.setdefault(key, WeightSlot(self.cell))
+        found: list[Slot] = [weights]
+        if not changes_bias(placed.part):
+            return found
+        if adds_missing_bias(placed):
+            if site.bypassed:
+                raise NotApplicable(
+                    f"{placed.method} needs a bias at {site.name}, which this backbone lacks and bypasses"
+                )
+            found.append(self._hook(site.path).slots.setdefault("bias", BiasSlot(self.cell, weights=weights)))
+        for path, name in dict.fromkeys((ref.path, ref.name) for ref in site.bias):
+            tensor = self.model.original(path, name)
+            slot = BiasSlot(self.cell, ref=TensorRef(path, name, 0, len(tensor)), weights=weights)
+            found.append(self.biases.setdefault((path, name), slot))
+        return found
+
+    def _choose_activation_path(self) -> None:
+        """Low-rank parts run on activations where the module is called and nothing else changes its weight."""
+        for (path, _), slot in self.weights.items():
+            placed = [p for plan in slot.plans.values() for p in plan]
+            module = self.model.modules[path]
+            callable_ = isinstance(module, nn.Linear) or is_plain_conv(module)
+            if callable_ and all(isinstance(p.part, LowRankPart) and not p.site.bypassed for p in placed):
+                slot.on_activations = True
+                self._hook(path).slots["lowrank"] = slot
+
+    def _hook_blocks(self, plans: Plans) -> None:
+        """Blocks need a hook for tags (checkpoints), taps (side parts) and tokens that pass through."""
+        parts = [p.part for plan in plans.values() for p in plan]
+        if not parts:
+            return
+        carried = any(isinstance(part, TokenPart) and part.carry for part in parts)
+        for path in self.model.blocks:
+            hook = self._hook(path)
+            hook.block = True
+            if carried:
+                hook.slots.setdefault("token", Slot(self.cell))
+            if "token" in hook.slots and self.model.positions == "rotary":
+                inner = self.model.modules[path].modules()
+                hook.rotary = {
+                    m: m.num_prefix_tokens for m in inner if isinstance(getattr(m, "num_prefix_tokens", None), int)
+                }
+
+    def _target_keys_values(self, path: str) -> None:
+        attention = self._hook(path)
+        names = {"qkv": "qkv", "kv": "kv", "q_proj": "q", "k_proj": "k", "v_proj": "v"}
+        for name, letters in names.items():
+            if f"{path}.{name}" in self.model.called:
+                hook = self._hook(f"{path}.{name}")
+                hook.slots["overwrite"] = KeyValueTarget(self.cell, attention=attention, letters=letters)
+
+    def _hook(self, path: str) -> ModuleHook:
+        return self.hooks.setdefault(path, ModuleHook(self.cell, path not in self.model.channels_first))
+
+    def _parametrize(self, path: str, name: str, slot: WeightSlot | BiasSlot) -> None:
+        module = self.model.modules[path]
+        self.orders.setdefault(module, (list(module._parameters), list(module._buffers)))
+        parametrize.register_parametrization(module, name, Parametrization(slot), unsafe=True)
+
+
+def refuse(placed: Placed) -> None:
+    """Refuse a part that cannot be right at its site.
+
+    Raises:
+        NotApplicable: in one sentence.
+    """
+    part, site, who = placed.part, placed.site, placed.method
+    model = site.model
+    if isinstance(part, WeightPart):
+        if site.tensor is None:
+            raise NotApplicable(
+                f"{who} changes weights, and {site.name} has none", hint="give it a linear or convolution"
+            )
+        if isinstance(part, LowRankPart):
+            _refuse_low_rank(part, placed)
+    elif isinstance(part, (InputPart, OutputPart)):
+        if site.bypassed:
+            raise NotApplicable(
+                f"{who} needs {site.name} to be called, and {model.family} reads its weight without calling it"
+            )
+        if isinstance(part, InputPart) and "slice" in site.tags:
+            raise NotApplicable(
+                f"{who} changes inputs, and {site.name} shares its input with the other rows of a fused projection"
+            )
+    elif isinstance(part, TokenPart):
+        if "tokens" not in site.tags:
+            raise NotApplicable(f"{who} gives tokens, which {site.name} cannot take", hint='use at = "tokens"')
+        if model.positions == "relative":
+            raise NotApplicable(
+                f"{who} adds tokens, and the relative positions of {model.family} have no place for them"
+            )
+    elif isinstance(part, KeyValuePart):
+        _refuse_keys_values(placed)
+
+
+def _refuse_low_rank(part: LowRankPart, placed: Placed) -> None:
+    site, who = placed.site, placed.method
+    if "grouped-conv" in site.tags:
+        raise NotApplicable(
+            f"{who} is low-rank, and the convolution {site.name} is grouped", hint="choose other sites with at"
+        )
+    routed = part.input_dependent or type(part).project is not LowRankPart.project
+    if routed and (site.bypassed or not isinstance(site.module, nn.Linear)):
+        raise NotApplicable(
+            f"{who} looks at the input of {site.name}, which is no linear layer that {site.model.family} calls"
+        )
+
+
+def _refuse_keys_values(placed: Placed) -> None:
+    site, model = placed.site, placed.site.model
+    if "attention" not in site.tags:
+        raise NotApplicable(
+            f"{placed.method} gives keys and values, which {site.name} cannot take", hint='use at = "attn"'
+        )
+    projections = {f"{site.path}.qkv", f"{site.path}.k_proj", f"{site.path}.kv"}
+    if model.positions != "none" or not model.tokens or not projections & model.called:
+        raise NotApplicable(
+            f"{placed.method} adds keys and values, and the attention of {model.family} mixes positions or windows"
+        )
