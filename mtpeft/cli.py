@@ -136,7 +136,7 @@ def evaluate(
 @app.command(epilog=_example("mtpeft predict runs/cls-det-seg-hydra-lora --task seg photo.jpg --out predictions"))
 def predict(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")],
     task: Annotated[str, typer.Option(metavar="NAME", help="The task to answer.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where JSON and pictures go.")] = Path("predictions"),
     json: Json = False,
@@ -149,7 +149,7 @@ def predict(
 
 @app.command(epilog=_example("mtpeft report runs/joint runs/sequential"))
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders or results.json files.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders or results.json files.")],
     json: Json = False,
 ) -> None:
     """Report what was learned, forgotten and paid."""
@@ -261,8 +261,9 @@ def _as_error(error: Exception) -> MtpeftError:
         return error
     if isinstance(error, _BadUsage):
         return _usage_error(error)
-    message = " ".join(str(error).split()) or "no message"
-    return MtpeftError(f"{type(error).__name__}: {message}", hint="`mtpeft --debug ...` shows where it happened.")
+    from mtpeft.plugins import in_words
+
+    return MtpeftError(in_words(error), hint="`mtpeft --debug ...` shows where it happened")
 
 
 def _usage_error(error: Any) -> MtpeftError:

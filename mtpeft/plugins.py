@@ -158,7 +158,7 @@ class Manager:
         except Exception as error:
             plugin = self.plugins[entry.plugin]
             what = f'the {KINDS[kind]} "{id}" ({entry.reference}) of plugin {plugin}'
-            raise MtpeftError(f"{what} cannot be imported: {_in_words(error)}", hint=plugin.remedy) from error
+            raise MtpeftError(f"{what} cannot be imported: {in_words(error)}", hint=plugin.remedy) from error
 
     def create(self, kind: str, id: str, settings: Mapping[str, Any], where: str, origin: Origin | None = None) -> Any:
         """An instance of what is registered under an id, from its settings; see `mtpeft.settings.build`."""
@@ -176,7 +176,7 @@ class Manager:
                     raise
                 self._muted.add(impl.plugin_name)
                 plugin = self.plugins[impl.plugin_name]
-                _say(f"plugin {plugin} raised in {hook} and is switched off: {_in_words(error)}")
+                _say(f"plugin {plugin} raised in {hook} and is switched off: {in_words(error)}")
 
     def problems(self) -> list[MtpeftError]:
         """What breaks the contract, in any registry."""
@@ -200,7 +200,7 @@ class Manager:
         try:
             self._add(entry_point.load(), about)
         except (Exception, SystemExit) as error:
-            about.fail(_in_words(error), about.remedy)
+            about.fail(in_words(error), about.remedy)
         about.seconds = perf_counter() - start
 
     def _add(self, plugin: Any, about: Plugin) -> None:
@@ -232,7 +232,7 @@ class Manager:
             try:
                 references = dict(impl.function())
             except Exception as error:
-                about.fail(f"{hook}: {_in_words(error)}", about.remedy)
+                about.fail(f"{hook}: {in_words(error)}", about.remedy)
                 continue
             for id, reference in references.items():
                 yield Entry(id, reference, about.name, about.distribution, about.version)
@@ -257,7 +257,8 @@ class Manager:
 _HOOKS = (*(f"register_{kind}" for kind in KINDS), *OBSERVERS)
 
 
-def _in_words(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
+    """An exception of others on one line: its type and message."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 

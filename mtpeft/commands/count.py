@@ -1,0 +1,80 @@
+"""``mtpeft count METHOD``: what a method trains on a backbone, by building it there without weights or data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mtpeft.commands.output import print_json, print_table
+from mtpeft.config import Config, load_methods
+from mtpeft.plugins import create
+
+if TYPE_CHECKING:
+    from mtpeft.backbone import Backbone
+    from mtpeft.peft.host import Host
+
+WORDS = {
+    "parts": "trained parameters, heads apart",
+    "shared": "of them shared by all tasks",
+    "per_task": "of them owned by each task",
+    "head": "more in linear heads, one for each task",
+    "percent": "% of the backbone's parameters",
+    "bytes": "bytes on disk, heads apart",
+}
+
+
+def run(method: str, *, backbone: str, tasks: int, settings: Sequence[str], json: bool) -> None:
+    """Print trained parameters, their share of the backbone and their size on disk.
+
+    Raises:
+        UsageError: for an unknown method, setting or backbone.
+        NotApplicable: where the method makes no sense on the backbone.
+    """
+    counted = count(method, backbone, tasks, settings)
+    if json:
+        print_json(counted)
+        return
+    print(f"{method} on {counted['backbone']}, tasks: {tasks}\n")
+    print_table(("number", "what"), [{"number": counted[key], "what": words} for key, words in WORDS.items()])
+
+
+def count(method: str, backbone: str, tasks: int = 1, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Counts as JSON: ``parts`` are the trained parameters without heads, ``bytes`` what they take on disk in fp32.
+
+    ``head`` is what linear heads for as many classes as the backbone's pre-training had would add.
+    """
+    config = load_methods(method, settings)
+    names = [f"task-{number}" for number in range(1, tasks + 1)]
+    try:
+        made, size, host = _attach(config, backbone, names, "meta")
+    except (NotImplementedError, RuntimeError):  # a method that looks at weights needs weights that are there
+        made, size, host = _attach(config, backbone, names, "cpu")
+    counts = host.count()
+    classes = (getattr(made.module, "pretrained_cfg", None) or {}).get("num_classes", 0)
+    return {
+        "method": method,
+        "backbone": made.name,
+        "parts": counts.parts,
+        "head": tasks * (host.info.pooled + 1) * classes,
+        "percent": 100 * counts.parts / size,
+        "bytes": 4 * counts.parts + counts.buffers,
+        "shared": counts.shared,
+        "per_task": max(counts.per_task.values(), default=0),
+        "classes": classes,
+    }
+
+
+def _attach(config: Config, backbone: str, tasks: list[str], device: str) -> tuple[Backbone, int, Host]:
+    """The backbone, its number of parameters, and a host on it."""
+    import torch
+
+    from mtpeft.backbone import create as create_backbone
+    from mtpeft.peft.host import Host
+
+    methods = [
+        (m.label, create("methods", m.name, m.settings, f"methods.{m.label}", config.origin)) for m in config.methods
+    ]
+    with torch.device(device):
+        made = create_backbone(backbone, pretrained=False)
+        size = sum(parameter.numel() for parameter in made.module.parameters())
+        return made, size, Host(made.module, methods, tasks=tasks)
