@@ -238,8 +238,8 @@ def _checked(draft: Draft) -> Config:
 
 
 def _seeded(basics: Basics) -> Basics:
-    seeds = {name: getattr(basics, name) for name in ("class_order_seed", "data_seed")}
-    return replace(basics, **{name: basics.seed if seed is None else seed for name, seed in seeds.items()})
+    order, data = (basics.seed if seed is None else seed for seed in (basics.class_order_seed, basics.data_seed))
+    return replace(basics, class_order_seed=order, data_seed=data)
 
 
 def _method(label: str, table: Mapping[str, Any]) -> MethodConfig:

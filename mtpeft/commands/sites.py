@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mtpeft.commands.output import print_json, print_table
 
 COLUMNS = ("name", "kind", "shape", "path", "note")
@@ -17,7 +19,7 @@ def run(backbone: str, *, json: bool) -> None:
     from mtpeft.peft.sites import find_sites
 
     made = create(backbone, pretrained=False)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": s.name, "kind": s.kind, "shape": list(s.shape), "path": s.path, "bypassed": s.bypassed}
         for s in find_sites(made.module)
     ]
