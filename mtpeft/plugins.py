@@ -240,9 +240,7 @@ class Manager:
     def _clash(self, kind: str, first: Entry, second: Entry) -> MtpeftError:
         plugins = [self.plugins[entry.plugin] for entry in (first, second)]
         message = f'two plugins register the {KINDS[kind]} "{first.id}": {plugins[0]} and {plugins[1]}'
-        return MtpeftError(
-            message, hint=f"uninstall one of the packages: {first.distribution} or {second.distribution}"
-        )
+        return MtpeftError(message, hint="uninstall one of the two, or ask its author for another id")
 
     def _report(self) -> None:
         """Warn of plugins that failed, once; raise for one that breaks the contract."""

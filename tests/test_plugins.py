@@ -113,7 +113,7 @@ def test_two_plugins_that_claim_one_id_are_an_error_that_names_both_packages(ins
     assert message.startswith('two plugins register the method "same"')
     assert '"mtpeft-one" (mtpeft-one 1.2)' in message
     assert '"mtpeft-two" (mtpeft-two 3)' in message
-    assert "mtpeft-one" in caught.value.hint
+    assert caught.value.hint == "uninstall one of the two, or ask its author for another id"
     assert [problem.message for problem in manager.problems()] == [message]
     assert "joint" in manager.registry("schedules"), "other kinds go on"
 
@@ -143,11 +143,11 @@ def test_a_plugin_for_this_api_is_loaded(install) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unknown_id_is_refused_with_did_you_mean(kind: str) -> None:
-    plugins.manager().register(Registers(kind, "adaptformer", "collections:OrderedDict"), "mine")
+    plugins.manager().register(Registers(kind, "my-own-thing", "collections:OrderedDict"), "mine")
     with pytest.raises(UsageError) as caught:
-        plugins.resolve(kind, "adaptformr")
-    assert caught.value.message == f'there is no {KINDS[kind]} "adaptformr"'
-    assert 'did you mean "adaptformer"?' in caught.value.hint
+        plugins.resolve(kind, "my-own-thin")
+    assert caught.value.message == f'there is no {KINDS[kind]} "my-own-thin"'
+    assert 'did you mean "my-own-thing"?' in caught.value.hint
 
 
 @pytest.mark.parametrize(
