@@ -22,7 +22,7 @@ _WHERE = {
     ],
     "mtpeft.peft.route": ["Route", "Segment", "TokenLayout"],
     "mtpeft.peft.sites": ["Site"],
-    "mtpeft.schedule": ["Batch", "Begin", "End", "Evaluate", "Event", "Schedule", "Update"],
+    "mtpeft.schedule": ["Batch", "Begin", "End", "Evaluate", "Event", "Schedule", "TaskSize", "Update"],
     "mtpeft.balancing": ["Balancer"],
     "mtpeft.task": ["Dataset", "Head", "Metric", "Sample", "Score", "Task"],
 }  # fmt: skip

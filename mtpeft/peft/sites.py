@@ -141,6 +141,12 @@ class Model:
     block_widths: tuple[int, ...] = ()
     family: str = ""
 
+    @property
+    def patch_inputs(self) -> int:
+        """Numbers in one patch (3 x height x width), for initialisations that scale with it; 0 without a patch embedding."""
+        embed = self.modules.get("patch_embed.proj")
+        return embed.weight[0].numel() if isinstance(embed, nn.Conv2d) else 0
+
     def original(self, path: str, name: str) -> Tensor:
         """The frozen tensor, also where a parametrization stands before it."""
         module = self.modules[path]

@@ -1,0 +1,53 @@
+"""AdaptFormer (NeurIPS 2022, arXiv 2205.13535): a bottleneck beside each MLP.
+
+``y' = MLP(x) + s up(drop(ReLU(down x)))`` with ``x`` the MLP's input, behind the norm, as in the paper's equation (the
+released code takes the stream before the norm).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpeft.api import Method, OutputPart, Site
+
+
+class ParallelBottleneck(OutputPart):
+    """``down (h, d)`` Kaiming-uniform with ``a = sqrt(5)``; ``up (d, h)`` and both biases zero."""
+
+    def __init__(self, width: int, hidden: int, scale: float, dropout: float, norm: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.down, self.up = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.scale, self.dropout = scale, dropout
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        for tensor in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(tensor)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        hidden = F.dropout(F.relu(self.down(self.norm(x))), self.dropout, self.training)
+        return y + self.scale * self.up(hidden)
+
+
+@dataclass
+class Adaptformer(Method):
+    """A bottleneck adapter parallel to each MLP."""
+
+    paper = "AdaptFormer, NeurIPS 2022, arXiv 2205.13535"
+    families = "backbones with MLP blocks"
+
+    at: str = "mlp"
+    hidden: int = 64
+    scale: float = 0.1
+    dropout: float = 0.1
+    ln_in: bool = False
+
+    def __post_init__(self) -> None:
+        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
+        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+
+    def part(self, site: Site) -> OutputPart:
+        return ParallelBottleneck(site.width, self.hidden, self.scale, self.dropout, self.ln_in)

@@ -1,0 +1,26 @@
+"""VPT-Deep (ECCV 2022, arXiv 2203.12119): fresh learned tokens at every block; their outputs are dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mtpeft.api import Method, Site, TokenPart
+from mtpeft_plugins.addition.vpt_shallow import Prompt
+
+
+@dataclass
+class VptDeep(Method):
+    """Prompt tokens of their own for every block."""
+
+    paper = "Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119"
+    identity_at_init = False
+    families = "ViT-like backbones without relative positions; with rotary ones prompts are not rotated"
+
+    at: str = "tokens"
+    tokens: int = 10
+
+    def __post_init__(self) -> None:
+        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one prompt token")
+
+    def part(self, site: Site) -> TokenPart:
+        return Prompt(site, self.tokens, carry=False)

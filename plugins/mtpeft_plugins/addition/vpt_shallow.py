@@ -1,0 +1,42 @@
+"""VPT-Shallow (ECCV 2022, arXiv 2203.12119): learned tokens behind the prefix tokens at the first block, carried to the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.api import Method, Site, TokenPart
+
+
+class Prompt(TokenPart):
+    """``(1, p, d)``, uniform in ``+-sqrt(6 / (patch pixels x 3 + d))``."""
+
+    def __init__(self, site: Site, tokens: int, carry: bool) -> None:
+        super().__init__()
+        bound = math.sqrt(6 / (site.model.patch_inputs + site.width))
+        self.tokens = nn.Parameter(torch.empty(1, tokens, site.width).uniform_(-bound, bound))
+        self.carry = carry
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens
+
+
+@dataclass
+class VptShallow(Method):
+    """Prompt tokens inserted before the first block."""
+
+    paper = "Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119"
+    identity_at_init = False
+    families = "ViT-like backbones without relative positions; with rotary ones prompts are not rotated"
+
+    at: str = "blocks.0.tokens"
+    tokens: int = 50
+
+    def __post_init__(self) -> None:
+        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one prompt token")
+
+    def part(self, site: Site) -> TokenPart:
+        return Prompt(site, self.tokens, carry=True)

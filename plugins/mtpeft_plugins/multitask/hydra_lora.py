@@ -1,0 +1,96 @@
+"""HydraLoRA (NeurIPS 2024, arXiv 2404.19245): one down-projection, several up-projections mixed by a router.
+
+``y = W x + s sum_n g_n B_n A x``. The heads are one matrix ``[B_1 ... B_N]`` and the gates an outer product with ``A x``, so
+all of them cost one product. The released code recomputes ``A x`` with another dropout mask for every head; here one is used.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpeft.api import LowRankPart, Method, PerTask, Site, zeros
+
+
+class Hydra(LowRankPart):
+    """``A (r, in)`` Kaiming-uniform and ``B (out, N r)`` zero, its columns head by head."""
+
+    def __init__(self, site: Site, rank: int, heads: int, scale: float) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, scale
+        self.A = nn.Parameter(torch.empty(rank, *site.shape[1:]))
+        self.B = zeros(site.out_features, heads * rank)
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        return self.A, self.B, self.scale
+
+
+class TaskHydra(Hydra):
+    """Gates of the task alone: ``softmax(w_t)``. The heads fold into one ``B``, so the part merges."""
+
+    def __init__(self, site: Site, rank: int, heads: int, scale: float) -> None:
+        super().__init__(site, rank, heads, scale)
+        self.logits = PerTask(lambda: zeros(heads))
+
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        heads = self.B.unflatten(1, (self.heads, -1))  # (out, N, r)
+        return self.A, torch.einsum("n,onr->or", self.logits.now.softmax(0), heads), self.scale
+
+
+class TokenHydra(Hydra):
+    """Gates of each token: ``softmax(R x)``, or ``softmax(R x + w_t)`` with the task's own preference."""
+
+    input_dependent = True
+
+    def __init__(self, site: Site, rank: int, heads: int, scale: float, dropout: float, task: bool) -> None:
+        super().__init__(site, rank, heads, scale)
+        self.router = nn.Parameter(torch.empty(heads, site.in_features))
+        nn.init.kaiming_uniform_(self.router, a=math.sqrt(5))
+        self.logits = PerTask(lambda: zeros(heads)) if task else None
+        self.dropout = dropout
+
+    def project(self, x: Tensor, a: Tensor) -> Tensor:
+        bias = self.logits.now if self.logits is not None else None
+        gates = F.linear(x, self.router, bias).softmax(-1)  # (..., N)
+        down = F.linear(F.dropout(x, self.dropout, self.training), a)  # (..., r)
+        return (gates.unsqueeze(-1) * down.unsqueeze(-2)).flatten(-2)
+
+
+@dataclass
+class HydraLora(Method):
+    """LoRA with one ``A`` and several routed ``B``; ``route`` is by token, by task (then it merges), or both."""
+
+    paper = "HydraLoRA, NeurIPS 2024, arXiv 2404.19245"
+    families = "transformers and ConvNeXt; by token only where the linear layers are called"
+
+    at: str = "linear"
+    rank: int = 4
+    heads: int = 3
+    alpha: float = 32.0
+    route: Literal["token", "task", "both"] = "token"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
+        self.check(self.heads >= 1, f"heads is {self.heads}", "give at least one head")
+        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+
+    @property
+    def mergeable(self) -> bool:  # type: ignore[override]
+        return self.route == "task"
+
+    @property
+    def needs_task_id(self) -> bool:  # type: ignore[override]
+        return self.route != "token"
+
+    def part(self, site: Site) -> LowRankPart:
+        scale = self.alpha / self.rank
+        if self.route == "task":
+            return TaskHydra(site, self.rank, self.heads, scale)
+        return TokenHydra(site, self.rank, self.heads, scale, self.dropout, task=self.route == "both")

@@ -1,0 +1,52 @@
+"""DoRA (ICML 2024, arXiv 2402.09353): magnitude and direction of each weight row, the direction changed by LoRA.
+
+With ``V = W + s B A``: ``W' = m V / ||V||`` by rows, ``m`` starting at ``||W||``. As in the paper (section 4.3) no gradient
+runs through the norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mtpeft.api import Method, Site, WeightPart
+from mtpeft_plugins.partial.lora import LowRank
+
+
+def row_norm(weight: Tensor) -> Tensor:
+    """Euclidean norm of each output row: ``(out,)``."""
+    return weight.flatten(1).norm(dim=1)
+
+
+class WeightDecomposed(WeightPart):
+    """LoRA's factors and a magnitude ``(out,)``."""
+
+    def __init__(self, site: Site, rank: int, scale: float) -> None:
+        super().__init__()
+        self.direction = LowRank(site, rank, scale)
+        self.magnitude = nn.Parameter(row_norm(site.weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        directed = self.direction(weight)
+        gain = self.magnitude / row_norm(directed).detach()
+        return gain.view(-1, *[1] * (weight.ndim - 1)) * directed
+
+
+@dataclass
+class Dora(Method):
+    """LoRA on the direction of each weight row, with the row's magnitude trained beside it."""
+
+    paper = "DoRA, ICML 2024, arXiv 2402.09353"
+    mergeable = True
+    families = "all"
+
+    at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
+    rank: int = 8
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
+
+    def part(self, site: Site) -> WeightPart:
+        return WeightDecomposed(site, self.rank, (self.alpha or self.rank) / self.rank)

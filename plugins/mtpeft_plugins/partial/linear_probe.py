@@ -1,0 +1,18 @@
+"""Linear probing: frozen features, trained heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mtpeft.api import Method, Part, Site
+
+
+@dataclass
+class LinearProbe(Method):
+    """Trains the heads alone: the other reference, and the cheapest."""
+
+    mergeable = True
+    families = "all"
+
+    def part(self, site: Site) -> Part | None:
+        return None
