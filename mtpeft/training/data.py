@@ -77,7 +77,8 @@ def batches(samples: Samples, keys: Iterable[list[Key]], *, workers: int = 0) ->
     Raises:
         MtpeftError: what reading or transforming a sample raised.
     """
-    loader = DataLoader(samples, batch_sampler=keys, collate_fn=_as_it_is, num_workers=workers)  # type: ignore[arg-type]
+    own = torch.Generator()  # or the loader draws its workers' seed from the global one
+    loader = DataLoader(samples, batch_sampler=keys, collate_fn=_as_it_is, num_workers=workers, generator=own)  # type: ignore[arg-type]
     for batch in loader:
         if isinstance(batch, MtpeftError):
             raise batch

@@ -24,14 +24,14 @@ _PACKAGES = ("mtpeft", "torch", "torchvision", "timm", "safetensors")
 _MAY_CHANGE = ("optimizer", "output", "workers", "device", "origins")
 
 
-def refuse_existing(folder: Path) -> None:
+def refuse_existing(path: Path, hint: str = "") -> None:
     """
     Raises:
-        UsageError: if there is something in ``folder`` already.
+        UsageError: if there is a file at ``path``, or something in the folder that is there.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        hint = f"continue it: mtpeft train --resume --out {folder}; or give another --out"
-        raise UsageError(f'"{folder}" exists already, and nothing is overwritten', hint=hint)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        hint = hint or f"continue it: mtpeft train --resume --out {path}; or give another --out"
+        raise UsageError(f'"{path}" exists already, and nothing is overwritten', hint=hint)
 
 
 def refuse_changes(config: Config, folder: Path) -> None:

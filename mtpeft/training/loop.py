@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtpeft.plugins import notify
 from mtpeft.schedule import Batch, Begin, End, Evaluate, Event, Update
 from mtpeft.training.data import Loaded
 from mtpeft.training.evaluate import evaluate
@@ -47,22 +46,26 @@ class Loop:
     def train(self) -> None:
         """Interpret the schedule, from where the position stands to its end."""
         for event in islice(self.run.events(), self.at.events, None):
-            started = perf_counter()
-            match event:
-                case Begin():
-                    self.begin(event)
-                case Batch() if not self.at.stopped:
-                    self.batch(event)
-                case Update() if not self.at.stopped:
-                    self.update(event)
-                case Evaluate() if event.final or not self.at.stopped:
-                    self.evaluate(event)
-                case End():
-                    self.end(event)
-            if isinstance(event, Begin | Batch | Update):
-                self.at.seconds += perf_counter() - started
-            self.at.events += 1
+            self.do(event)
             self.after(event)
+
+    def do(self, event: Event) -> None:
+        """One event; then the position stands behind it."""
+        started = perf_counter()
+        match event:
+            case Begin():
+                self.begin(event)
+            case Batch() if not self.at.stopped:
+                self.batch(event)
+            case Update() if not self.at.stopped:
+                self.update(event)
+            case Evaluate() if event.final or not self.at.stopped:
+                self.evaluate(event)
+            case End():
+                self.end(event)
+        if isinstance(event, Begin | Batch | Update):
+            self.at.seconds += perf_counter() - started
+        self.at.events += 1
 
     def begin(self, event: Begin) -> None:
         """New tasks get parts and heads, methods look at the data, and the optimizer is made for what trains now."""
@@ -126,7 +129,6 @@ class Loop:
         self.at.step, self.at.updates = event.step + 1, self.at.updates + 1
         self.log({"event": "update", "stage": self.at.stage, "step": event.step, "losses": losses, "norm": norm})
         self.progress.step(event.step, losses)
-        notify("step_ended", run=self.run, stage=self.at.stage, step=event.step, losses=losses)
 
     def evaluate(self, event: Evaluate) -> None:
         """Scores of the stage's tasks to decide by (validation), or of all tasks seen for the result matrix."""
@@ -139,7 +141,6 @@ class Loop:
         if event.final:
             for name, score in scores.items():
                 self.run.matrix.add(event.stage, name, score.value, score.count, score.detail)
-            notify("stage_ended", run=self.run, stage=event.stage, tasks=self.at.tasks)
         elif self.validation.update(scores):
             self.at.stopped = True
             self.progress.say(f"no task improved on validation: stage {event.stage + 1} stops at update {self.at.step}")

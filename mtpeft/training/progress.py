@@ -76,11 +76,11 @@ class Bars:
             TextColumn("{task.fields[state]}"),
         )  # fmt: skip
         self.rich = RichProgress(*columns, console=console or Console(stderr=True))
-        self.rich.start()
         self.losses: dict[str, float] = {}
         self.metrics: dict[str, str] = {}
 
     def begin(self, stage: int, tasks: Sequence[str], steps: int, done: int) -> None:
+        self.rich.start()
         self.losses = {}
         self.bar = self.rich.add_task(f"stage {stage + 1}", total=steps, completed=done, state="")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -223,6 +223,7 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     parameters = sum(parameter.numel() for parameter in backbone.module.parameters())
     host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
     host.checkpointing(config.optimizer.checkpointing)
+    check_groups(tasks, host)
     folder = Path(config.output.dir)
     run = Run(config, folder, device, backbone, parameters, host, tasks, schedule, balancer, inherited, first_stage)
     run.matrix = ResultMatrix(task_records(run), schedule.plan(list(run.trained)))
@@ -231,6 +232,20 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
             for split in ("train", "val", "test"):
                 run.dataset(name, split)
     return run
+
+
+def check_groups(tasks: Mapping[str, Task], host: Host) -> None:
+    """Testing tells the tasks of a group apart by their head alone.
+
+    Raises:
+        UsageError: for a group with a method whose parts need to know the task.
+    """
+    grouped = [name for name, task in tasks.items() if task.group]
+    for label, method in host.methods.items():
+        lost = method.owners(None, grouped) == () and type(method).encode is Method.encode
+        if grouped and (method.needs_task_id or lost):
+            message = f'task "{grouped[0]}" is in a group, and {label} must know the task of each test image'
+            raise UsageError(message, hint=f"take scope = shared for {label}, or leave group out")
 
 
 def task_records(run: Run) -> dict[str, TaskRecord]:

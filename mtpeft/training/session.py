@@ -109,15 +109,21 @@ class Session:
         notify("run_ended", run=run)
 
     def log_entry(self, entry: dict[str, Any]) -> None:
+        """Write to the log; observers are told of each update."""
         if self.log:
             self.log.write(entry)
+        if entry["event"] == "update":
+            notify("step_ended", run=self.run, stage=entry["stage"], step=entry["step"], losses=entry["losses"])
 
     def after(self, event: Event) -> None:
         """Save where it is due; stop where Ctrl-C was pressed and no gradient is under way."""
         every, at = self.run.config.output.save_every, self.loop.at
         due = isinstance(event, Update) and not at.stopped and every and at.updates % every == 0
-        if due or (isinstance(event, Evaluate) and event.final):
+        if due:
             self.save()
+        if isinstance(event, Evaluate) and event.final:
+            self.save()
+            notify("stage_ended", run=self.run, stage=event.stage, tasks=at.tasks)
         if not isinstance(event, Batch):
             self.pause()
 

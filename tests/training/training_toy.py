@@ -28,7 +28,9 @@ class Noise(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        generator = torch.Generator().manual_seed(1000 * self.seed + index + 100_000 * ("train", "val", "test").index(self.split))
+        generator = torch.Generator().manual_seed(
+            1000 * self.seed + index + 100_000 * ("train", "val", "test").index(self.split)
+        )
         label = index % len(self.classes)
         pixels = torch.randint(0, 120, (32, 32, 3), generator=generator, dtype=torch.uint8)
         pixels[..., label] += 60
@@ -75,7 +77,10 @@ class Jitter:
     train: bool
 
     def __call__(self, sample: Sample) -> tuple[Tensor, dict[str, Any]]:
-        pixels = torch.tensor(list(sample.image.getdata()), dtype=torch.float32).view(32, 32, 3).permute(2, 0, 1) / 255
+        pixels = (
+            torch.frombuffer(bytearray(sample.image.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)
+            / 255
+        )
         if self.train:
             pixels = pixels + 0.1 * torch.randn(3, 1, 1)
         label = sample.target["label"]
@@ -175,7 +180,11 @@ def register() -> None:
 
 
 def config(
-    folder: Path | str, *settings: str, tasks: str = "a=colours,b=colours", schedule: str = "joint", method: str = "toy@task"
+    folder: Path | str,
+    *settings: str,
+    tasks: str = "a=colours,b=colours",
+    schedule: str = "joint",
+    method: str = "toy@task",
 ) -> Config:
     """A run of a few updates of these tasks on the tiny backbone."""
     flags = {"--tasks": tasks, "--method": method, "--backbone": "tiny", "--schedule": schedule, "--steps": 6}

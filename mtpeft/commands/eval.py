@@ -1,0 +1,41 @@
+"""``mtpeft eval``: the metrics of a run again, from its weights and data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+from mtpeft.commands.output import print_json, print_table
+from mtpeft.errors import UsageError, did_you_mean
+from mtpeft.task import Split
+from mtpeft.training.evaluate import evaluate
+from mtpeft.training.run import find_adapter, open_run
+
+
+def run(folder: Path, *, split: str, best: bool, json: bool) -> None:
+    """Evaluate every task that the run has met.
+
+    Args:
+        best: take each task's best weights on validation instead of the last.
+
+    Raises:
+        UsageError: for an unknown split.
+        MtpeftError: if there is no such run or its files are damaged.
+    """
+    if split not in get_args(Split):
+        raise UsageError(f'there is no split "{split}"', hint=did_you_mean(split, get_args(Split)))
+    opened = open_run(folder)
+    rows = []
+    for name in opened.host.tasks:
+        if best:
+            opened.restore(find_adapter(folder, name))
+        score = evaluate(opened, name, split)
+        rows.append(_row(opened.tasks[name], name) | vars(score))
+    if json:
+        print_json({"run": str(folder), "split": split, "best": best, "tasks": rows})
+    else:
+        print_table(("task", "metric", "value", "unit", "count"), rows)
+
+
+def _row(task: Any, name: str) -> dict[str, Any]:
+    return {"task": name, "metric": task.metric_name, "unit": task.unit}

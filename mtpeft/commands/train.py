@@ -1,0 +1,61 @@
+"""``mtpeft train``: train tasks on one frozen backbone and leave a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mtpeft.commands.output import print_json
+from mtpeft.config import Config
+from mtpeft.reports import render
+from mtpeft.training.dry_run import rehearse
+from mtpeft.training.progress import choose
+from mtpeft.training.session import Session
+
+
+def run(config: Config, *, resume: bool, from_run: Path | None, dry_run: bool, json: bool, quiet: bool = False) -> None:
+    """Train, and print the summary.
+
+    Args:
+        resume: go on from the last saved state in ``output.dir``.
+        from_run: start from the parts and heads of another run; its tasks are kept and evaluated too.
+        dry_run: say what would be trained and what it would cost, and write nothing.
+
+    Raises:
+        MtpeftError: for everything that stands in the way, in one sentence.
+        KeyboardInterrupt: after Ctrl-C, with a state saved from which to resume.
+    """
+    if dry_run:
+        report = rehearse(config, from_run)
+        print_json(report) if json else _print_rehearsal(report)
+        return
+    progress = choose(quiet=quiet)
+    if resume:
+        session = Session.resume(config, progress=progress)
+    else:
+        session = Session.start(config, progress=progress, source=from_run)
+    results = session.train().to_json()
+    if json:
+        print_json({"run": config.output.dir, **results})
+        return
+    print(render(results, Console()))
+    print(f"\n{'run':13}{config.output.dir}")
+
+
+def _print_rehearsal(report: dict[str, Any]) -> None:
+    parameters = report["parameters"]
+    print(f"backbone      {report['backbone']} ({parameters['backbone']:,} parameters, frozen)")
+    for name, sites in report["sites"].items():
+        print(f"{name:13} {len(sites)} sites: {', '.join(sites[:4])}{', ...' if len(sites) > 4 else ''}")
+    print(f"shared        {parameters['shared']:,} parameters")
+    for kind in ("tasks", "heads"):
+        for name, count in parameters[kind].items():
+            print(f"{kind[:-1]} {name:8} {count:,} parameters")
+    for stage in report["stages"]:
+        print(f"stage {stage['stage'] + 1}       {', '.join(stage['tasks'])}: {stage['updates']} updates")
+    print(f"adapter       {report['adapter_bytes'] / 1e6:.2f} MB on disk")
+    print(f"one update    {report['update_seconds']:.3f} s, {report['images_per_second']:.0f} images/s")
+    print(f"training      about {report['seconds']:.0f} s, evaluation not counted")
+    print(f"memory        {report['peak_memory_bytes'] / 1e9:.2f} GB at peak")

@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import training_toy
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def toy_plugin(installed_plugins: None) -> None:
+    training_toy.register()
