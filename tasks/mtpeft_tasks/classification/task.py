@@ -34,6 +34,7 @@ class Classification(Task):
     """
 
     metric_name: ClassVar[str] = "top-1"
+    classifies: ClassVar[bool] = True
 
     classes: tuple[str, ...] = ()
     augment: Preset = "light"
