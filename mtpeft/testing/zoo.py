@@ -1,7 +1,7 @@
 """Tiny timm models with random weights, one for each family: what a method is tried on.
 
-Weights are drawn so that everything that runs can be seen in the output: gains that timm initialises to zero are near one,
-biases and running statistics are random.
+Weights are drawn so that everything that runs can be seen in the output: gains that timm initialises to zero are near
+one, biases and running statistics are random.
 """
 
 from __future__ import annotations

@@ -1,0 +1,198 @@
+"""The conformance kit for methods: small named checks, chosen by what a method declares.
+
+Example, in a plugin's tests::
+
+    from mtpeft.testing import parametrize_with_checks
+
+    @parametrize_with_checks(["my-method"], families=["vit", "swin"])
+    def test_conformance(check):
+        check()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from mtpeft.errors import MtpeftError, NotApplicable, UsageError, did_you_mean
+from mtpeft.peft.host import Host
+from mtpeft.peft.method import Method
+from mtpeft.testing import behaviour, folding, routing
+from mtpeft.testing.case import Case, CheckFailed, make_method
+from mtpeft.testing.zoo import zoo
+
+FAMILIES = ("vit", "vit-reg4", "vit-gap", "beit", "eva02", "dinov3", "swin", "swinv2", "convnext", "resnet")
+"""The families a method is tried on unless others are named."""
+SCOPES = ("shared", "task")
+SLOW = (routing.compiles,)
+
+_OF_THE_CLASS = (
+    behaviour.settings_round_trip,
+    behaviour.refuses_unknown_settings,
+    behaviour.declares_itself,
+)
+_ALWAYS = (
+    behaviour.is_alive,
+    behaviour.trains_its_own_only,
+    behaviour.leaves_the_backbone_alone,
+    behaviour.isolates_tasks,
+    behaviour.copies_are_independent,
+    behaviour.repeats_from_its_seed,
+    behaviour.evaluates_samples_alone,
+    behaviour.learns_a_batch,
+    behaviour.is_finite_in_bfloat16,
+    behaviour.state_round_trip,
+    folding.saves_what_it_trains,
+    routing.mixed_equals_separate,
+    routing.composes_with_itself,
+    routing.keeps_task_gradients_apart,
+    routing.checkpoints,
+    routing.compiles,
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one method on one family; call it to run it.
+
+    Attributes:
+        function: takes a `Case`; raises CheckFailed.
+        case: the method, the family and the scope.
+        reason: why it is expected to fail, or empty.
+    """
+
+    function: Callable[[Case], None]
+    case: Case
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @property
+    def slow(self) -> bool:
+        return self.function in SLOW
+
+    def __str__(self) -> str:
+        return f"{self.case.name}-{self.case.family}-{self.case.method.scope}-{self.name}"
+
+    def __call__(self) -> None:
+        """Run.
+
+        Raises:
+            CheckFailed: if the check fails; or if it was expected to fail, and passes.
+        """
+        try:
+            self.function(replace(self.case, check=self.name))
+        except CheckFailed:
+            if not self.reason:
+                raise
+        else:
+            if self.reason:
+                raise CheckFailed(f"{self}: it is expected to fail ({self.reason}), and passes")
+
+
+def method_checks(
+    method: str | type[Method] | Method,
+    families: Sequence[str] | None = None,
+    scopes: Sequence[str] = SCOPES,
+    *,
+    slow: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+) -> Iterator[Check]:
+    """Every check that a method's declarations ask for.
+
+    Args:
+        method: a registered id, a class, or a configured method.
+        families: keys of `mtpeft.testing.zoo`; default `FAMILIES`.
+        slow: include the checks in `SLOW`.
+        settings: of the method, for an id or a class.
+        expected_failures: name of a check -> why it fails.
+
+    Raises:
+        UsageError: for a family or a check that there is not.
+    """
+    expected = dict(expected_failures or {})
+    _known(families or (), zoo(), "family")
+    _known(expected, [f.__name__ for f in _functions(None)], "check")
+    for scope in scopes:
+        name, made = make_method(method, {**(settings or {}), "scope": scope})
+        for family in families or FAMILIES:
+            case = Case(name, made, family)
+            functions = _functions(made) if refused(case) is None else (refuses_in_one_sentence,)
+            for function in functions:
+                if slow or function not in SLOW:
+                    yield Check(function, case, expected.get(function.__name__, ""))
+
+
+def check_method(method: str | type[Method] | Method, families: Sequence[str] | None = None, **options: Any) -> None:
+    """Run every check of `method_checks` (whose arguments it takes) and report all that fail.
+
+    Raises:
+        CheckFailed: with one line for each failed check.
+    """
+    failures = []
+    for check in method_checks(method, families, **options):
+        try:
+            check()
+        except CheckFailed as error:
+            failures.append(str(error))
+        except Exception as error:
+            failures.append(f"{check}: it raises {type(error).__name__}: {error}")
+    if failures:
+        raise CheckFailed("\n".join(failures))
+
+
+def parametrize_with_checks(
+    methods: Iterable[str | type[Method] | Method], families: Sequence[str] | None = None, **options: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that gives pytest one test for each check; the test takes ``check`` and calls it.
+
+    Slow checks carry the marker ``slow``. Other arguments are those of `method_checks`.
+    """
+    import pytest
+
+    checks = [check for method in methods for check in method_checks(method, families, **options)]
+    marked = [pytest.param(c, id=str(c), marks=[pytest.mark.slow] if c.slow else []) for c in checks]
+    return pytest.mark.parametrize("check", marked)
+
+
+def refuses_in_one_sentence(case: Case) -> None:
+    """Where a method makes no sense, attaching it is refused in one sentence and leaves the backbone as it was."""
+    backbone = case.backbone()
+    before = behaviour.anatomy(backbone)
+    error = folding.refusal(lambda: case.host(backbone=backbone), NotApplicable, UsageError)
+    case.expect(error is not None, "it was refused, and now it is not")
+    folding.expect_sentence(case, error)
+    case.expect(behaviour.anatomy(backbone) == before, "a refusal leaves the backbone changed")
+
+
+def refused(case: Case) -> MtpeftError | None:
+    """Why a method cannot be attached to a family, or None."""
+    attach = partial(Host, case.backbone(), [(case.name, case.copy())], ["a"])
+    return folding.refusal(attach, NotApplicable, UsageError)
+
+
+def _functions(method: Method | None) -> tuple[Callable[[Case], None], ...]:
+    """The checks for a method; all there are for None."""
+    chosen: list[Callable[[Case], None]] = [*_OF_THE_CLASS, *_ALWAYS]
+    if method is None or method.identity_at_init:
+        chosen.append(behaviour.starts_as_the_backbone)
+    if method is None or not method.identity_at_init:
+        chosen.append(behaviour.does_not_start_as_the_backbone)
+    if method is None or method.mergeable:
+        chosen.append(folding.merges_into_plain_timm)
+    if method is None or (method.mergeable and method.identity_at_init):
+        chosen.append(folding.merging_nothing_changes_nothing)
+    if method is None or not method.mergeable:
+        chosen.append(folding.refuses_to_merge)
+    return (*chosen, refuses_in_one_sentence) if method is None else tuple(chosen)
+
+
+def _known(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(f'there is no {what} "{name}"', hint=did_you_mean(name, known))
