@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from mtpeft.backbone import create as create_backbone
     from mtpeft.errors import MtpeftError
     from mtpeft.peft.heads import head
-    from mtpeft.peft.host import adapt, load
+    from mtpeft.peft.adapt import adapt, load
 
 __version__ = "0.1.0"
 __all__ = ["MtpeftError", "__version__", "adapt", "create_backbone", "head", "load"]
 
 _WHERE = {
     "MtpeftError": "mtpeft.errors:MtpeftError",
-    "adapt": "mtpeft.peft.host:adapt",
+    "adapt": "mtpeft.peft.adapt:adapt",
     "create_backbone": "mtpeft.backbone:create",
     "head": "mtpeft.peft.heads:head",
-    "load": "mtpeft.peft.host:load",
+    "load": "mtpeft.peft.adapt:load",
 }
 
 

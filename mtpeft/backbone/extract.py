@@ -13,8 +13,8 @@ from mtpeft.errors import NotApplicable
 class Extractor:
     """Reads features from a timm model without changing it.
 
-    A backbone whose blocks all have one stride (a plain ViT) gives one map, its final normalised tokens; a hierarchical one
-    gives the last map of each stride of at least 4 pixels.
+    A backbone whose blocks all have one stride (a plain ViT) gives one map, its final normalised tokens; a
+    hierarchical one gives the last map of each stride of at least 4 pixels.
     """
 
     def __init__(self, model: nn.Module, image_size: tuple[int, int]) -> None:
@@ -43,7 +43,7 @@ class Extractor:
         return dict(sorted((coarse or by_stride).items()))
 
     def grid(self, model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of the token grid for images of ``size`` (height, width); (0, 0) for hierarchical backbones."""
+        """Rows and columns of the token grid for images of ``size`` (height, width); (0, 0) where there is none."""
         if not self.single:
             return 0, 0
         embed = getattr(model, "patch_embed", None)

@@ -1,8 +1,8 @@
 """Each task's gradient of the shared parts from one backward pass.
 
 When every sample belongs to one task and no operation of the trunk crosses samples, the rows of task ``t`` alone make
-``t``'s gradient. Every segment of a batch therefore reads its own view of each shared parameter; the views' gradients are
-the rows of the task-by-parameter Jacobian.
+``t``'s gradient. Every segment of a batch therefore reads its own view of each shared parameter; the views' gradients
+are the rows of the task-by-parameter Jacobian.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TaskGradients:
                 module._parameters[name] = parameter
 
     def rows(self) -> dict[str, Tensor]:
-        """Parameter name -> its gradients ``(T, *shape)``, in the order of ``tasks``; zero where a task did not reach it."""
+        """Parameter name -> its gradients ``(T, *shape)``, by ``tasks``; zero where a task did not reach it."""
         stacks = {name: self._stacks[id(p)] for name, p in self.parameters.items()}
         return {name: torch.zeros_like(s) if s.grad is None else s.grad for name, s in stacks.items()}
 

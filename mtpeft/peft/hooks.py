@@ -31,8 +31,8 @@ class Tag:
 class ModuleHook:
     """Hooks of one module.
 
-    At its input: the tag of a checkpoint, input parts, extra tokens. At its output: extra tokens cut, low-rank parts, a bias
-    that timm lacks, output parts, and the block's tap.
+    At its input: the tag of a checkpoint, input parts, extra tokens. At its output: extra tokens cut, low-rank parts,
+    a bias that timm lacks, output parts, and the block's tap.
 
     Attributes:
         slots: the parts here, by kind: ``input token keyvalue overwrite lowrank bias output``.

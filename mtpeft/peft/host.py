@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,17 +18,15 @@ from mtpeft.backbone.extract import Extractor
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import NotApplicable, UsageError, did_you_mean
 from mtpeft.peft import merge, store
+from mtpeft.peft.collection import Parts
 from mtpeft.peft.gradients import TaskGradients
-from mtpeft.peft.heads import HeadSpec
 from mtpeft.peft.keyed import Keyed
 from mtpeft.peft.method import SHARED, Method
-from mtpeft.peft.parts import PerTask
+from mtpeft.peft.pattern import select
 from mtpeft.peft.probe import native_size
 from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
-from mtpeft.peft.sites import Site, find_sites, select
-from mtpeft.peft.slot import Placed
+from mtpeft.peft.sites import Site, find_sites
 from mtpeft.peft.wiring import Wiring
-from mtpeft.plugins import resolve
 
 
 @dataclass
@@ -82,8 +80,8 @@ class Host(nn.Module):
         self.cell = Cell()
         self.extractor = Extractor(backbone, self.image_size)
         self.sites = find_sites(backbone, self.image_size)
-        self.chosen = {name: self._select(method) for name, method in self.methods.items()}
-        self.parts, self.commons, self.heads = Keyed(), Keyed(), Keyed()
+        chosen = {name: self._select(method) for name, method in self.methods.items()}
+        self.parts, self.heads = Parts(self.methods, chosen, self.cell), Keyed()
         self.tasks: list[str] = []
         self.head_names: dict[str, str] = {}
         self.frozen: set[str] = set()
@@ -114,10 +112,7 @@ class Host(nn.Module):
     def remove_task(self, name: str) -> None:
         """Remove a task with everything it owns; what others own is untouched."""
         self._known(name)
-        for parts in self._owned(name):
-            del parts[name]
-        for copies in self._per_task():
-            copies.remove(name)
+        self.parts.remove(name)
         head = self.head_names.pop(name, None)
         if head is not None and head not in self.head_names.values():
             del self.heads[head]
@@ -139,79 +134,29 @@ class Host(nn.Module):
             check_task_name(name, taken=tasks.count(name) > 1)
         before, self.tasks = self.tasks, tasks
         try:
-            self._grow()
+            self.parts.grow(tasks, next(self.backbone.parameters()).device)
             self._rewire()
             self._prove()
         except Exception:
             self.tasks = before
             for name in set(tasks) - set(before):
-                for parts in self._owned(name):
-                    del parts[name]
+                self.parts.remove(name)
             self._rewire()
             raise
 
     def _select(self, method: Method) -> list[Site]:
         return select(self.sites, method.at, method.blocks) if method.at else []
 
-    def _grow(self) -> None:
-        """Build what is missing: parts for every owner that acts for some task, and each task's copies."""
-        for name, method in self.methods.items():
-            acting = [owner for task in (None, *self.tasks) for owner in method.owners(task, self.tasks)]
-            for keyed in (self.parts, self.commons):
-                if name not in keyed:
-                    keyed[name] = Keyed()
-            for owner in dict.fromkeys(acting):
-                if owner not in self.parts[name]:
-                    self._build(name, method, owner)
-        for copies in self._per_task():
-            for task in self.tasks:
-                if task not in copies.copies:
-                    copies.add(task)
-
-    def _build(self, name: str, method: Method, owner: str) -> None:
-        device = next(self.backbone.parameters()).device
-        sites = [replace(site, owner=owner) for site in self.chosen[name]]
-        common = method.common(sites)
-        parts = Keyed()
-        for site in sites:
-            part = method.part(site)
-            if part is not None:
-                part.bind(self.cell, common)
-                parts[site.name] = part
-        for module in common.modules() if common is not None else ():
-            if isinstance(module, PerTask):
-                module.bind(self.cell)
-        self.parts[name][owner] = parts.to(device)
-        if common is not None:
-            self.commons[name][owner] = common.to(device)
-
-    def _owned(self, owner: str) -> list[Keyed]:
-        return [k for keyed in (self.parts, self.commons) for _, k in keyed.items() if owner in k]
-
-    def _per_task(self) -> list[PerTask]:
-        return [m for keyed in (self.parts, self.commons) for m in keyed.modules() if isinstance(m, PerTask)]
-
     def _rewire(self) -> None:
         self.wiring.detach()
-        self.wiring.attach({task: tuple(self._plan(task)) for task in (None, *self.tasks)})
+        self.wiring.attach({task: self.parts.plan(task, self.tasks) for task in (None, *self.tasks)})
         self._apply_frozen()
-
-    def _plan(self, task: str | None) -> Iterator[Placed]:
-        for name, method in self.methods.items():
-            by_name = {site.name: site for site in self.chosen[name]}
-            for owner in method.owners(task, self.tasks):
-                if owner not in self.parts[name]:
-                    continue
-                common = self.commons[name][owner] if owner in self.commons[name] else nn.Identity()
-                for site, part in self.parts[name][owner].items():
-                    per_task = any(isinstance(m, PerTask) for m in (*part.modules(), *common.modules()))
-                    yield Placed(part, by_name[site], name, owner, per_task)
 
     @torch.no_grad()
     def _prove(self) -> None:
         """Run once for every kind of plan, and refuse if a part did not run."""
         for task in (None, *self.tasks):
-            plan = list(self._plan(task))
+            plan = self.parts.plan(task, self.tasks)
             key = tuple((p.method, p.site.name) for p in plan)
             if not plan or key in self.proven or (task is None and any(p.per_task for p in plan)):
                 continue
@@ -379,16 +324,8 @@ class Host(nn.Module):
         return [SHARED, *self.tasks]
 
     def tensors(self, owner: str) -> dict[str, Tensor]:
-        """Everything ``owner`` owns, heads apart: ``METHOD/SITE/TENSOR`` (the site is ``common`` for shared state)."""
-        found: dict[str, Tensor] = {}
-        for name in self.methods:
-            for holder in self.parts[name]:
-                units = list(self.parts[name][holder].items())
-                if holder in self.commons[name]:
-                    units.append(("common", self.commons[name][holder]))
-                for site, module in units:
-                    found |= {f"{name}/{site}/{key}": t for key, t in _owned_tensors(module, holder, owner)}
-        return found
+        """Everything ``owner`` owns, heads apart: ``METHOD/SITE/TENSOR`` (site ``common``: what parts share)."""
+        return self.parts.tensors(owner)
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters of the shared owner, without per-task copies."""
@@ -422,7 +359,7 @@ class Host(nn.Module):
             NotApplicable: naming the part that cannot be folded, and why.
         """
         self._known(task)
-        merged = merge.merged_tensors(self.wiring, list(self._plan(task)), task)
+        merged = merge.merged_tensors(self.wiring, self.parts.plan(task, self.tasks), task)
         return merge.plain_state(self.backbone, merged)
 
     def merge(self, task: str | None = None) -> None:
@@ -430,7 +367,7 @@ class Host(nn.Module):
         if self.kept is not None:
             raise UsageError("the host is merged already", hint="call unmerge() first")
         self._known(task)
-        merged = merge.merged_tensors(self.wiring, list(self._plan(task)), task)
+        merged = merge.merged_tensors(self.wiring, self.parts.plan(task, self.tasks), task)
         self.kept = merge.swap_in(self.wiring.model, merged)
         self.cell.merged, self.merged_task = True, task
 
@@ -489,79 +426,5 @@ def check_task_name(name: str, *, taken: bool = False) -> None:
         raise UsageError(f'there are two tasks named "{name}"', hint="give each task a name of its own")
 
 
-def _owned_tensors(module: nn.Module, holder: str, owner: str) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of ``module`` (held by ``holder``) that belong to ``owner``: `PerTask` copies belong to their task."""
-    copies = {
-        f"{path}.copies" if path else "copies": m.copies for path, m in module.named_modules() if isinstance(m, PerTask)
-    }
-    if owner == holder:
-        persistent = module.state_dict(keep_vars=True)
-        for name, tensor in persistent.items():
-            if not any(name.startswith(path + ".") for path in copies):
-                yield name, tensor
-    for path, keyed in copies.items():
-        if owner in keyed:
-            copy = keyed[owner]
-            if isinstance(copy, nn.Parameter):
-                yield path, copy
-            else:
-                yield from ((f"{path}.{name}", tensor) for name, tensor in copy.state_dict(keep_vars=True).items())
-
-
 def _numel(parameters: Any) -> int:
     return sum(p.numel() for p in parameters)
-
-
-def adapt(
-    backbone: nn.Module,
-    method: str | Method | Sequence[tuple[str, Method]],
-    tasks: Mapping[str, HeadSpec] | Sequence[str],
-) -> Host:
-    """Attach a method to a timm model, in one line.
-
-    Args:
-        backbone: any timm model; it is frozen in place, and `Host.detach` gives it back.
-        method: ids with scopes, as on the command line (``"lora"``, ``"lora@shared+adaptformer@task"``), a configured
-            method, or several with names.
-        tasks: task names, or ``{name: mtpeft.head(type, classes)}`` to give each its head.
-
-    Example::
-
-        host = mtpeft.adapt(model, "lora", tasks={"pets": mtpeft.head("cls", ["cat", "dog"])})
-        logits = host.predict(images, "pets")
-    """
-    host = Host(backbone, as_methods(method), list(tasks))
-    if isinstance(tasks, Mapping):
-        for name, spec in tasks.items():
-            host.add_head(name, spec.build(host.info))
-            host.bind_head(name, name)
-    return host
-
-
-def as_methods(method: str | Method | Sequence[tuple[str, Method]]) -> list[tuple[str, Method]]:
-    """``"lora@shared+adaptformer@task"``, a method, or named methods, as named methods."""
-    if isinstance(method, Method):
-        return [(type(method).__name__.lower(), method)]
-    if not isinstance(method, str):
-        return list(method)
-    found = []
-    for term in method.split("+"):
-        name, _, scope = term.partition("@")
-        found.append((name, resolve("methods", name)(**({"scope": scope} if scope else {}))))
-    return found
-
-
-def load(directory: str | Path, backbone: nn.Module) -> Host:
-    """The host that was saved in ``directory``, on its backbone.
-
-    Raises:
-        MtpeftError: for another backbone, a method that is not installed, or a damaged file.
-    """
-    description = store.read_description(Path(directory))
-    methods = [(m["name"], store.build_method(m)) for m in description["methods"]]
-    host = Host(backbone, methods, description["tasks"], image_size=tuple(description["image_size"]))
-    for name, head in description["heads"].items():
-        if head["type"]:
-            host.add_head(name, HeadSpec(head["type"], tuple(head["classes"]), head["settings"]).build(host.info))
-    host.load(directory)
-    return host

@@ -29,6 +29,10 @@ class Keyed(nn.Module):
     def __getitem__(self, name: str) -> Any:
         return getattr(self, self._names[name])
 
+    def get(self, name: str) -> Any:
+        """The value, or None."""
+        return self[name] if name in self._names else None
+
     def __delitem__(self, name: str) -> None:
         delattr(self, self._names.pop(name))
 

@@ -1,4 +1,4 @@
-"""Low-rank parts on activations: one product with all factors of a module, whatever slices, owners and samples they serve."""
+"""Low-rank parts on activations: one product with all factors of a module, whatever rows and samples they serve."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from mtpeft.peft.weights import WeightSlot
 
 
 def add_low_rank(slot: WeightSlot, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """``y + sum_e scale_e B_e project_e(x, A_e)`` over the parts ``e`` that act, each on its own samples and output rows.
+    """``y + sum_e scale_e B_e project_e(x, A_e)`` over the parts ``e`` that act, each on its own samples and output
+    rows.
 
-    Plain parts share one product with all their ``A`` stacked; where a part serves some samples only, the others' columns are
-    set to zero, which is exact. Routed parts project their own samples.
+    Plain parts share one product with all their ``A`` stacked; where a part serves some samples only, the others'
+    columns are set to zero, which is exact. Routed parts project their own samples.
 
     Args:
         x: the module's input, ``(B', ..., in)`` or ``(B', in, H, W)``; ``B'`` may be a multiple of the batch (windows).

@@ -56,8 +56,8 @@ class Method(ABC):
 
     Attributes:
         scope: ``shared`` (one owner, every task trains it) or ``task`` (each task owns a copy).
-        at: site pattern; terms are separated by spaces, alternatives by ``|``, and the first alternative that matches wins.
-        blocks: which blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``.
+        at: site pattern; terms are separated by spaces, alternatives by ``|``, and the first alternative that matches
+        wins. blocks: which blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``.
     """
 
     identity_at_init: ClassVar[bool] = True
@@ -93,7 +93,7 @@ class Method(ABC):
         return (task,) if task is not None else ()
 
     def encode(self, host: Host, images: Tensor, route: Any) -> Features:
-        """Images ``(B, 3, H, W)`` to what the heads see; used in training and evaluation alike. Default: one host pass."""
+        """Images ``(B, 3, H, W)`` to what the heads see, in training and evaluation alike. Default: one host pass."""
         return host.run(images, route)
 
     def features_info(self, info: FeaturesInfo) -> FeaturesInfo:

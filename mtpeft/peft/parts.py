@@ -92,8 +92,8 @@ class PerTask(nn.Module):
 class WeightPart(Part):
     """A function of the site's weight; mergeable by definition.
 
-    ``forward(weight) -> weight`` sees the site's tensor (for a q, k or v site its rows of a fused ``qkv``) and returns one of
-    the same shape. ``bias`` may replace the bias; it gets None where the module has none.
+    ``forward(weight) -> weight`` sees the site's tensor (for a q, k or v site its rows of a fused ``qkv``) and returns
+    one of the same shape. ``bias`` may replace the bias; it gets None where the module has none.
     """
 
     @abstractmethod
@@ -107,15 +107,15 @@ class WeightPart(Part):
 class LowRankPart(WeightPart):
     """``W + scale * B A``; the host runs it on activations where the module is called.
 
-    The author writes `factors`. A part whose update depends on the input (a router) overrides `project` and says so with
-    ``input_dependent``; it then has no weight view and does not merge.
+    The author writes `factors`. A part whose update depends on the input (a router) overrides `project` and says so
+    with ``input_dependent``; it then has no weight view and does not merge.
     """
 
     input_dependent = False
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor, float]:
-        """``A (r, in)`` or ``(r, in, kh, kw)``, ``B (out, k)`` and the scale; ``k = r`` unless `project` is overridden."""
+        """``A (r, in)`` or ``(r, in, kh, kw)``, ``B (out, k)`` and the scale; ``k = r`` unless `project` differs."""
 
     def project(self, x: Tensor, a: Tensor) -> Tensor:
         """``x (..., in)`` and ``A (r, in)`` to ``(..., k)``, which ``B (out, k)`` takes to the output."""
@@ -133,7 +133,7 @@ class InputPart(Part):
     def forward(self, x: Tensor) -> Tensor: ...
 
     def affine(self) -> tuple[Tensor, Tensor] | None:
-        """``M (C, C)`` and ``c (C,)`` with ``forward(x) = x M^T + c`` where that holds; then it merges into the module."""
+        """``M (C, C)`` and ``c (C,)`` if ``forward(x) = x M^T + c``; it then merges into the module."""
         return None
 
 
@@ -144,15 +144,15 @@ class OutputPart(Part):
     def forward(self, x: Tensor, y: Tensor) -> Tensor: ...
 
     def affine(self) -> tuple[Tensor, Tensor] | None:
-        """``M (C, C)`` and ``c (C,)`` with ``forward(x, y) = y M^T + c`` where that holds; then it merges into the module."""
+        """``M (C, C)`` and ``c (C,)`` if ``forward(x, y) = y M^T + c``; it then merges into the module."""
         return None
 
 
 class TokenPart(Part):
     """Extra tokens for a block: inserted behind the prefix tokens at its input, cut at its output.
 
-    ``carry = True`` takes the block's outputs for these tokens on to the next block (VPT-shallow); no block boundary ever
-    shows them, so dense heads keep their grid.
+    ``carry = True`` takes the block's outputs for these tokens on to the next block (VPT-shallow); no block boundary
+    ever shows them, so dense heads keep their grid.
     """
 
     carry = False
@@ -167,7 +167,7 @@ class KeyValuePart(Part):
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``x (B, N, C)``, the attention's input, to keys and values, each ``(B or 1, p, C)`` before the split into heads."""
+        """``x (B, N, C)``, the attention's input, to keys and values, each ``(B or 1, p, C)``, heads joined."""
 
 
 class SidePart(Part):

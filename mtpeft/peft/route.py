@@ -83,8 +83,8 @@ class Cell:
     Attributes:
         now: the pass in progress.
         task: the task in force, for parts that keep something for each task.
-        tagging: blocks' inputs carry their pass, because a checkpoint may run a block again when another pass is current.
-        merged: the parts are folded into the weights, so none of them acts.
+        tagging: blocks' inputs carry their pass, because a checkpoint may run a block again when another pass is
+        current. merged: the parts are folded into the weights, so none of them acts.
         ran: parts seen running, while someone watches.
     """
 

@@ -1,23 +1,22 @@
 """Sites: named places where a part may sit, in one vocabulary over timm's families.
 
-Inside a block the names are ``attn.q attn.k attn.v attn.qkv attn.proj mlp.fc1 mlp.fc2 norm1 norm2``, ``attn``, ``mlp`` and
-``tokens``; a block itself is ``blocks.3``. Every parameter is a site too (``blocks.3.attn.proj.bias``), and `features` is
-where side parts sit. A pattern's term is a name's tail, a whole name, a glob, or a tag (``linear``, ``conv``, ``bias``,
-``norm``, ``gain``, ``position``, ``prefix``, ``parameter``).
+Inside a block the names are ``attn.q attn.k attn.v attn.qkv attn.proj mlp.fc1 mlp.fc2 norm1 norm2``, ``attn``, ``mlp``
+and ``tokens``; a block itself is ``blocks.3``. Every parameter is a site too (``blocks.3.attn.proj.bias``), and
+``features`` is where side parts sit. A pattern's term is a name's tail, a whole name, a glob, or a tag (``linear``,
+``conv``, ``bias``, ``norm``, ``gain``, ``position``, ``prefix``, ``parameter``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from mtpeft.errors import MtpeftError, UsageError
+from mtpeft.errors import MtpeftError
 from mtpeft.peft.probe import Trace
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase, nn.RMSNorm)
@@ -143,7 +142,7 @@ class Model:
 
     @property
     def patch_inputs(self) -> int:
-        """Numbers in one patch (3 x height x width), for initialisations that scale with it; 0 without a patch embedding."""
+        """Numbers in one patch (3 x height x width), which initialisations scale with; 0 without a patch embedding."""
         embed = self.modules.get("patch_embed.proj")
         return embed.weight[0].numel() if isinstance(embed, nn.Conv2d) else 0
 
@@ -193,33 +192,6 @@ def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -
             sites.append(Site(f"blocks.{index}.tokens", path, frozenset({"tokens"}), module, model, index))
     sites.append(Site("features", "", frozenset({"features"}), backbone, model))
     return sites
-
-
-def select(sites: Sequence[Site], pattern: str, blocks: str = "") -> list[Site]:
-    """The sites that the first matching alternative of ``pattern`` names.
-
-    Args:
-        pattern: ``attn.q attn.v | mlp.fc1 mlp.fc2 | conv``.
-        blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``; sites outside the blocks are then left out.
-
-    Raises:
-        UsageError: if nothing matches; it lists what there is.
-    """
-    count = len(sites[0].model.blocks) if sites else 0
-    chosen = _block_set(blocks, count) if blocks else None
-    pool = [s for s in sites if chosen is None or s.block in chosen]
-    for alternative in pattern.split("|"):
-        terms = alternative.split()
-        found = [site for site in pool if any(_matches(site, term) for term in terms)]
-        if found:
-            return found
-    raise UsageError(f'no site of this backbone matches "{pattern}"', hint=f"there is: {', '.join(vocabulary(sites))}")
-
-
-def vocabulary(sites: Sequence[Site]) -> list[str]:
-    """The terms a pattern may use on these sites: names without block numbers, and tags."""
-    names = {re.sub(r"^blocks\.\d+\.?", "", s.name) for s in sites if "parameter" not in s.tags}
-    return sorted((names | {tag for s in sites for tag in s.tags}) - {""})
 
 
 def block_paths(backbone: nn.Module) -> list[str]:
@@ -330,29 +302,6 @@ def _canonical(path: str, model: Model) -> tuple[int | None, str]:
             leaf = _ALIASES.get(leaf, leaf) if leaf.endswith("_proj") else leaf
             return index, f"blocks.{index}.{head + '.' if head else ''}{leaf}"
     return None, _ALIASES.get(path, path)
-
-
-def _matches(site: Site, term: str) -> bool:
-    if term == site.name or term in site.tags or fnmatchcase(site.name, term):
-        return True
-    inner = re.sub(r"^blocks\.\d+\.", "", site.name) if site.block is not None else ""
-    return inner == term or inner.endswith("." + term) or re.sub(r"_[gx]$", "", inner) == term
-
-
-def _block_set(text: str, count: int) -> set[int]:
-    """``"0-5"``, ``"9,11"``, ``"last:3"`` to block indices."""
-    try:
-        if text.startswith("last:"):
-            return set(range(max(count - int(text[5:]), 0), count))
-        pairs = [part.partition("-") for part in text.split(",")]
-        chosen = {i for low, _, high in pairs for i in range(int(low), int(high or low) + 1)}
-    except ValueError:
-        raise UsageError(f'"{text}" names no blocks', hint='write "0-5", "9,11" or "last:3"') from None
-    if not chosen or max(chosen) >= count:
-        raise UsageError(
-            f'blocks "{text}" are outside this backbone, which has {count}', hint=f"blocks are 0 to {count - 1}"
-        )
-    return chosen
 
 
 def _positions(backbone: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -150,9 +151,13 @@ def _check_backbone(host: Host, description: dict[str, Any], directory: Path) ->
     names = [m["name"] for m in description["methods"]]
     if names != list(host.methods):
         raise MtpeftError(
-            f'"{directory}" holds the methods {", ".join(names) or "none"}, and this host {", ".join(host.methods) or "none"}',
+            f'"{directory}" holds the methods {_listed(names)}, and this host {_listed(host.methods)}',
             hint="build the host with the same methods, or use mtpeft.load(directory, backbone)",
         )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _matched(mine: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> list[tuple[Tensor, Tensor]]:

@@ -28,7 +28,8 @@ def changes_bias(part: WeightPart) -> bool:
 class WeightSlot(Slot):
     """The weight parts of one tensor.
 
-    ``on_activations``: all are low-rank and the module is called, so a hook runs them there and the tensor stays frozen.
+    ``on_activations``: all are low-rank and the module is called, so a hook runs them there and the tensor stays
+    frozen.
     """
 
     on_activations: bool = False

@@ -73,4 +73,4 @@ def _first_updates(run: Run) -> Iterator[Event]:
 
 def _sites(run: Run, method: str) -> list[str]:
     """Where a method's parts sit."""
-    return list(dict.fromkeys(site for _, parts in run.host.parts[method].items() for site in parts))
+    return list(dict.fromkeys(site for _, parts in run.host.parts.built[method].items() for site in parts))

@@ -1,0 +1,124 @@
+"""All parts of a host, by method, owner and site; who owns which tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.peft.keyed import Keyed
+from mtpeft.peft.method import Method
+from mtpeft.peft.parts import PerTask
+from mtpeft.peft.route import Cell
+from mtpeft.peft.sites import Site
+from mtpeft.peft.slot import Placed
+
+
+class Parts(nn.Module):
+    """The parts of some methods at their chosen sites.
+
+    Args:
+        methods: name -> configured method, in the order they compose.
+        sites: name -> the sites its pattern chose.
+        cell: what parts share with the host while they run.
+
+    Attributes:
+        built: method -> owner -> site -> part.
+        commons: method -> owner -> what its parts share across sites.
+    """
+
+    def __init__(self, methods: Mapping[str, Method], sites: Mapping[str, Sequence[Site]], cell: Cell) -> None:
+        super().__init__()
+        self.methods, self.sites, self.cell = methods, sites, cell
+        self.built, self.commons = Keyed(), Keyed()
+        for name in methods:
+            self.built[name], self.commons[name] = Keyed(), Keyed()
+
+    def grow(self, tasks: Sequence[str], device: torch.device) -> None:
+        """Build what is missing: parts for every owner that acts for some task, and each task's copies."""
+        for name, method in self.methods.items():
+            acting = [owner for task in (None, *tasks) for owner in method.owners(task, tasks)]
+            for owner in dict.fromkeys(acting):
+                if owner not in self.built[name]:
+                    self._build(name, owner, device)
+        for copies in self._copies():
+            for task in tasks:
+                if task not in copies.copies:
+                    copies.add(task)
+        self.built.to(device)
+        self.commons.to(device)
+
+    def remove(self, owner: str) -> None:
+        """Remove everything ``owner`` owns."""
+        for keyed in (self.built, self.commons):
+            for _, owners in keyed.items():
+                if owner in owners:
+                    del owners[owner]
+        for copies in self._copies():
+            if owner in copies.copies:
+                copies.remove(owner)
+
+    def plan(self, task: str | None, tasks: Sequence[str]) -> tuple[Placed, ...]:
+        """The parts that act for ``task``, in the order they apply."""
+        found: list[Placed] = []
+        for name, method in self.methods.items():
+            by_name = {site.name: site for site in self.sites[name]}
+            for owner in method.owners(task, tasks):
+                common = self.commons[name].get(owner)
+                shared_copies = common is not None and _has_copies(common)
+                for site, part in self.built[name][owner].items():
+                    found.append(Placed(part, by_name[site], name, owner, shared_copies or _has_copies(part)))
+        return tuple(found)
+
+    def tensors(self, owner: str) -> dict[str, Tensor]:
+        """Everything ``owner`` owns: ``METHOD/SITE/TENSOR`` (the site is ``common`` for what parts share)."""
+        found: dict[str, Tensor] = {}
+        for name in self.methods:
+            for holder in self.built[name]:
+                units = list(self.built[name][holder].items())
+                if holder in self.commons[name]:
+                    units.append(("common", self.commons[name][holder]))
+                for site, module in units:
+                    found |= {f"{name}/{site}/{key}": tensor for key, tensor in _tensors(module, holder, owner)}
+        return found
+
+    def _build(self, name: str, owner: str, device: torch.device) -> None:
+        method = self.methods[name]
+        sites = [replace(site, owner=owner) for site in self.sites[name]]
+        common = method.common(sites)
+        if common is not None:
+            self.commons[name][owner] = common.to(device)
+            for module in common.modules():
+                if isinstance(module, PerTask):
+                    module.bind(self.cell)
+        parts = Keyed()
+        for site in sites:
+            part = method.part(site)
+            if part is not None:
+                part.bind(self.cell, common)
+                parts[site.name] = part
+        self.built[name][owner] = parts.to(device)
+
+    def _copies(self) -> list[PerTask]:
+        return [module for module in self.modules() if isinstance(module, PerTask)]
+
+
+def _has_copies(module: nn.Module) -> bool:
+    return any(isinstance(m, PerTask) for m in module.modules())
+
+
+def _tensors(module: nn.Module, holder: str, owner: str) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of ``module``, held by ``holder``, that belong to ``owner``: `PerTask` copies belong to their task."""
+    copies = {f"{path}.copies" if path else "copies": m for path, m in module.named_modules() if isinstance(m, PerTask)}
+    if owner == holder:
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if not any(name.startswith(f"{path}.") for path in copies):
+                yield name, tensor
+    for path, per_task in copies.items():
+        copy = per_task.copies.get(owner)
+        if isinstance(copy, nn.Parameter):
+            yield path, copy
+        elif copy is not None:
+            yield from ((f"{path}.{name}", tensor) for name, tensor in copy.state_dict(keep_vars=True).items())

@@ -1,0 +1,60 @@
+"""Patterns: which sites a method's ``at`` and ``blocks`` name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from mtpeft.errors import UsageError
+from mtpeft.peft.sites import Site
+
+
+def select(sites: Sequence[Site], pattern: str, blocks: str = "") -> list[Site]:
+    """The sites that the first matching alternative of ``pattern`` names.
+
+    Args:
+        pattern: ``attn.q attn.v | mlp.fc1 mlp.fc2 | conv``.
+        blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``; sites outside the blocks are then left out.
+
+    Raises:
+        UsageError: if nothing matches; it lists what there is.
+    """
+    count = len(sites[0].model.blocks) if sites else 0
+    chosen = _block_set(blocks, count) if blocks else None
+    pool = [s for s in sites if chosen is None or s.block in chosen]
+    for alternative in pattern.split("|"):
+        terms = alternative.split()
+        found = [site for site in pool if any(_matches(site, term) for term in terms)]
+        if found:
+            return found
+    raise UsageError(f'no site of this backbone matches "{pattern}"', hint=f"there is: {', '.join(vocabulary(sites))}")
+
+
+def vocabulary(sites: Sequence[Site]) -> list[str]:
+    """The terms a pattern may use on these sites: names without block numbers, and tags."""
+    names = {re.sub(r"^blocks\.\d+\.?", "", s.name) for s in sites if "parameter" not in s.tags}
+    return sorted((names | {tag for s in sites for tag in s.tags}) - {""})
+
+
+def _matches(site: Site, term: str) -> bool:
+    if term == site.name or term in site.tags or fnmatchcase(site.name, term):
+        return True
+    inner = re.sub(r"^blocks\.\d+\.", "", site.name) if site.block is not None else ""
+    return inner == term or inner.endswith("." + term) or re.sub(r"_[gx]$", "", inner) == term
+
+
+def _block_set(text: str, count: int) -> set[int]:
+    """``"0-5"``, ``"9,11"``, ``"last:3"`` to block indices."""
+    try:
+        if text.startswith("last:"):
+            return set(range(max(count - int(text[5:]), 0), count))
+        pairs = [part.partition("-") for part in text.split(",")]
+        chosen = {i for low, _, high in pairs for i in range(int(low), int(high or low) + 1)}
+    except ValueError:
+        raise UsageError(f'"{text}" names no blocks', hint='write "0-5", "9,11" or "last:3"') from None
+    if not chosen or max(chosen) >= count:
+        raise UsageError(
+            f'blocks "{text}" are outside this backbone, which has {count}', hint=f"blocks are 0 to {count - 1}"
+        )
+    return chosen
