@@ -6,16 +6,18 @@ sha256 of its files. The pointer is replaced in one step, so a process killed at
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mtpeft.errors import MtpeftError
-from mtpeft.training.disk import inventory, read_json, read_tensors, write_folder, write_json, write_tensors
+from mtpeft.training.disk import inventory, read_json, read_tensors, write_folder, write_json
 
 _POINTER = "current.json"
 
@@ -111,10 +113,11 @@ def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def write_state(folder: Path, position: dict[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> None:
-    """One JSON file for the position and one safetensors file for each of ``tensors``."""
-    write_json(folder / "position.json", position)
+    """One JSON file for the position and one safetensors file for each of ``tensors``; `save_state` syncs them."""
+    (folder / "position.json").write_text(json.dumps(position))
     for name, group in tensors.items():
-        write_tensors(folder / f"{name}.safetensors", group)
+        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
+        save_file(plain, folder / f"{name}.safetensors")
 
 
 def read_state(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mtpeft.errors import MtpeftError
@@ -67,10 +67,6 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    write_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Build a folder with ``fill(folder)`` and put it in the place of ``path``; nothing is left of a failure."""
     temporary = path.with_name(path.name + ".tmp")
@@ -80,8 +76,8 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             fill(temporary)
-            for file in sorted(temporary.rglob("*")):
-                sync(file)
+            for place in (*sorted(temporary.rglob("*")), temporary):
+                sync(place)
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)

@@ -45,9 +45,8 @@ class Inheritance:
                 raise UsageError(f'{name} is not what the run "{folder}" has', hint=hint)
         for name in config.tasks.keys() & before.tasks.keys():
             if config.tasks[name].type != before.tasks[name].type:
-                raise UsageError(
-                    f'"{name}" is another type of task in "{folder}"', hint="give the new task another name"
-                )
+                message = f'task "{name}" is of another type in "{folder}"'
+                raise UsageError(message, hint="give the new task another name")
         matrix = read_results(folder)
         kept = tuple(name for name in before.tasks if name not in config.tasks)
         return Inheritance(str(folder), kept, len(matrix.stages), before, matrix)

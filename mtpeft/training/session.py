@@ -38,6 +38,7 @@ class Session:
         self.loop = Loop(run, progress, self.log_entry, self.after, self.pause)
         self.log: Log | None = None
         self.wanted = False
+        self.random = checkpoint.random_state()
 
     @staticmethod
     def start(config: Config, *, progress: Progress | None = None, source: Path | None = None) -> Session:
@@ -88,6 +89,7 @@ class Session:
             KeyboardInterrupt: after Ctrl-C, with the state saved.
         """
         self.log = Log(self.run.folder / "events.jsonl", length=self.loop.at.log_bytes)
+        checkpoint.restore_random(self.random)
         notify("run_started", run=self.run)
         try:
             with self.listening():
@@ -184,4 +186,4 @@ class Session:
             loop.open_stage()
             run.balancer.restore(tensors["balancer"])
             checkpoint.restore_optimizer(loop.stage.optimizer, loop.stage.parameters, tensors["optimizer"])
-        checkpoint.restore_random(tensors["random"])
+        self.random = tensors["random"]

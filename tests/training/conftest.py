@@ -8,5 +8,10 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtpeft.training.disk.sync", lambda path: None)
+
+
+@pytest.fixture(autouse=True)
 def toy_plugin(installed_plugins: None) -> None:
     training_toy.register()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,7 +89,7 @@ class Jitter:
 
 @dataclass
 class Colours(Task):
-    """Which channel is bright. ``spoiled`` makes the loss infinite from that call on."""
+    """Which channel is bright. The loss of call number ``spoiled`` is no number."""
 
     metric_name: ClassVar[str] = "top-1"
 
@@ -97,7 +97,7 @@ class Colours(Task):
     count: int = 24
     batch_size: int = 6
     spoiled: int = -1
-    calls: ClassVar[int] = 0
+    seen: int = 0
 
     def dataset(self, split: str, *, seed: int = 0) -> Dataset:
         return Noise(split, self.count if split == "train" else 9, self.names, seed)
@@ -110,7 +110,7 @@ class Colours(Task):
 
     def loss(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         labels = torch.tensor([head.classes.index(target["class"]) for target in targets])
-        self.seen = getattr(self, "seen", 0) + 1
+        self.seen += 1
         factor = float("nan") if self.seen == self.spoiled else 1.0
         return {"cross_entropy": factor * F.cross_entropy(outputs.float(), labels)}
 
@@ -188,5 +188,4 @@ def config(
 ) -> Config:
     """A run of a few updates of these tasks on the tiny backbone."""
     flags = {"--tasks": tasks, "--method": method, "--backbone": "tiny", "--schedule": schedule, "--steps": 6}
-    loaded = load(None, Overrides(flags | {"--out": str(folder), "--device": "cpu"}, list(settings)))
-    return replace(loaded, workers=loaded.workers)
+    return load(None, Overrides(flags | {"--out": str(folder), "--device": "cpu"}, list(settings)))
