@@ -83,8 +83,8 @@ class Jitter:
         )
         if self.train:
             pixels = pixels + 0.1 * torch.randn(3, 1, 1)
-        label = sample.target["label"]
-        return pixels, {"class": self.classes[label], "size": torch.tensor((32, 32))}
+        named = {"class": self.classes[sample.target["label"]]} if sample.target else {}
+        return pixels, named | {"size": torch.tensor((32, 32))}
 
 
 @dataclass
@@ -92,6 +92,7 @@ class Colours(Task):
     """Which channel is bright. The loss of call number ``spoiled`` is no number."""
 
     metric_name: ClassVar[str] = "top-1"
+    classifies: ClassVar[bool] = True
 
     names: tuple[str, ...] = ("red", "green", "blue")
     count: int = 24
