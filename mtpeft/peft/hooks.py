@@ -31,11 +31,12 @@ class Tag:
 class ModuleHook:
     """Hooks of one module.
 
-    At its input: the tag of a checkpoint, input parts, extra tokens. At its output: extra tokens cut, low-rank parts,
-    a bias that timm lacks, output parts, and the block's tap.
+    At its input: the tag of a checkpoint, input parts, extra tokens. At its output: changes of the stream inside the
+    block, extra tokens cut, low-rank parts, a bias that timm lacks, output parts, and the block's tap.
 
     Attributes:
-        slots: the parts here, by kind: ``input token keyvalue overwrite lowrank bias output``.
+        slots: the parts here, by kind: ``middle input token keyvalue overwrite lowrank bias output``.
+        outer: the hook of the block whose residual stream enters this module (`middle` sites).
         rotary: attentions of this block that rotate all but their first tokens, with how many those are.
     """
 
@@ -47,14 +48,21 @@ class ModuleHook:
     inserted: int = 0
     carrying: int = 0
     keys: Tensor | None = None
+    outer: ModuleHook | None = None
+    entry: tuple[int, ...] = ()
+    change: Tensor | None = None
 
     def register(self, module: nn.Module) -> list[Any]:
         return [module.register_forward_pre_hook(Before(self)), module.register_forward_hook(After(self))]
 
     def before(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x = args[0]
-        if self.block and self.cell.tagging:
-            self._restore(x)
+        if self.block:
+            self.entry = x.shape
+            if self.cell.tagging:
+                self._restore(x)
+        if "middle" in self.slots:
+            x = self._between(self.slots["middle"], x)
         if "input" in self.slots:
             x = self._run(self.slots["input"], x, None)
         if "token" in self.slots:
@@ -65,11 +73,14 @@ class ModuleHook:
 
     def after(self, module: nn.Module, x: Tensor, y: Any) -> Any:
         if "keyvalue" in self.slots and self.keys is not None:
-            y = y[:, : y.shape[1] - self.keys.shape[2]]
+            real = y.shape[1] - self.keys.shape[2]
+            x, y = x[:, :real], y[:, :real]
         if "overwrite" in self.slots:
             y = overwrite(self.slots["overwrite"], y)
+        if self.change is not None:
+            y, self.change = y + self.change.view_as(y), None
         if "token" in self.slots:
-            y = self._cut(y)
+            x, y = self._cut(x, y)
         if "lowrank" in self.slots:
             y = add_low_rank(self.slots["lowrank"], module, x, y)
         if "bias" in self.slots:
@@ -91,6 +102,7 @@ class ModuleHook:
         pieces = []
         for index, segment, plan in stretches:
             rows = slice(segment.start * times, segment.stop * times) if len(stretches) > 1 else slice(None)
+            slot.cell.rows = (segment.start, segment.stop)
             inner, out = x[rows], None if y is None else y[rows]
             for placed in plan:
                 with slot.using(placed, index, segment.task) as part:
@@ -121,25 +133,38 @@ class ModuleHook:
         kept, cut = [], []
         for index, segment, plan in slot.stretches():
             rows = x[segment.start : segment.stop]
+            self.cell.rows = (segment.start, segment.stop)
             made = [(p.part.carry, slot.run(p, index, segment.task, rows).expand(len(rows), -1, -1)) for p in plan]
             kept.append([t for carry, t in made if carry])
             cut.append([t for carry, t in made if not carry])
         groups = [torch.cat([torch.cat(t, 1) for t in group]) for group in (kept, cut) if group[0]]
         return groups, sum(t.shape[1] for t in kept[0])
 
-    def _cut(self, y: Tensor) -> Tensor:
+    def _cut(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and output of the block without the extra tokens."""
         if not self.inserted:
-            return y
+            return x, y
         now = self.cell.now
         start, stop = now.layout.prefix, now.layout.prefix + self.inserted
         now.carried = y[:, start : start + self.carrying] if self.carrying else None
-        return torch.cat([y[:, :start], y[:, stop:]], 1)
+        return torch.cat([x[:, :start], x[:, stop:]], 1), torch.cat([y[:, :start], y[:, stop:]], 1)
+
+    def _between(self, slot: Slot, x: Tensor) -> Tensor:
+        """Input parts on the stream between attention and MLP; the block's output gets their change too."""
+        shape = self.outer.entry
+        spatial = len(shape) == 4 and x.ndim == 3 and x.shape[1] == shape[1] * shape[2]
+        stream = x.view(len(x), *shape[1:3], -1) if spatial else x
+        changed = self._run(slot, stream, None)
+        if changed is not stream:
+            self.outer.change = changed - stream
+        return changed.reshape(x.shape)
 
     def _pad(self, slot: Slot, x: Tensor) -> Tensor:
         """Room for extra keys and values behind the tokens; the projection's hook fills it."""
         pieces = []
         for index, segment, plan in slot.stretches():
             rows = x[segment.start : segment.stop]
+            self.cell.rows = (segment.start, segment.stop)
             own = [slot.run(placed, index, segment.task, rows) for placed in plan]
             both = [torch.stack([t.expand(len(rows), -1, -1) for t in pair]) for pair in own]
             pieces.append(torch.cat(both, 2) if both else None)

@@ -97,7 +97,7 @@ class Host(nn.Module):
         except Exception:
             self.detach()
             raise
-        self.train(backbone.training)
+        self.train(self._before[1])
 
     # --- tasks and their parts
 
@@ -243,7 +243,7 @@ class Host(nn.Module):
         height, width = self.extractor.grid(self.backbone, (images.shape[-2], images.shape[-1]))
         side = self.wiring.side
         tapped = side is not None and any(side.active(task) for task in route.tasks)
-        layout = TokenLayout(self.extractor.prefix, height, width)
+        layout = TokenLayout(self.extractor.prefix, height, width, (images.shape[-2], images.shape[-1]))
         self.cell.enter(Pass(route, layout, first, self.gradients, taps=[] if tapped else None))
         features = self.extractor(self.backbone, images)
         if not tapped:
@@ -252,6 +252,7 @@ class Host(nn.Module):
         pieces = []
         for index, segment, plan in side.stretches():
             piece = features[segment.start : segment.stop]
+            self.cell.rows = (segment.start, segment.stop)
             for placed in plan:
                 piece = side.run(placed, index, segment.task, piece)
             pieces.append(piece)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtpeft.errors import NotApplicable
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -49,11 +51,35 @@ class Route:
 
 @dataclass
 class TokenLayout:
-    """How tokens lie in a pass: prefix tokens first, then a grid of ``height`` x ``width`` (0 where there is none)."""
+    """How tokens lie in a pass: prefix tokens first, then a grid of ``height`` x ``width``.
+
+    ``height`` and ``width`` are 0 where the grid changes from block to block; ``image`` is the images' height and
+    width.
+    """
 
     prefix: int = 0
     height: int = 0
     width: int = 0
+    image: tuple[int, int] = (0, 0)
+
+    def grid(self, count: int) -> tuple[int, int, int]:
+        """How ``count`` tokens of a sequence lie: ``(p, height, width)`` with ``p`` tokens before the grid.
+
+        Extra tokens of other parts count among those before it. Where the grid changes between blocks, it has the
+        images' proportions.
+
+        Raises:
+            NotApplicable: where the tokens make no such grid.
+        """
+        if self.height:
+            return count - self.height * self.width, self.height, self.width
+        high, wide = self.image
+        height = round((count * high / max(wide, 1)) ** 0.5)
+        if not height or count % height:
+            raise NotApplicable(
+                f"{count} tokens of a {high} x {wide} image make no grid that a convolution could run over"
+            )
+        return 0, height, count // height
 
 
 @dataclass
@@ -86,9 +112,11 @@ class Cell:
         tagging: blocks' inputs carry their pass, because a checkpoint may run a block again when another pass is
         current. merged: the parts are folded into the weights, so none of them acts.
         ran: parts seen running, while someone watches.
+        rows: the samples ``(start, stop)`` that the running part sees.
     """
 
     now: Pass = field(default_factory=lambda: Pass(Route.single(None, 0)))
+    rows: tuple[int, int] = (0, 0)
     task: str | None = None
     tagging: bool = False
     merged: bool = False

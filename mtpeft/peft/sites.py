@@ -1,9 +1,10 @@
 """Sites: named places where a part may sit, in one vocabulary over timm's families.
 
-Inside a block the names are ``attn.q attn.k attn.v attn.qkv attn.proj mlp.fc1 mlp.fc2 norm1 norm2``, ``attn``, ``mlp``
-and ``tokens``; a block itself is ``blocks.3``. Every parameter is a site too (``blocks.3.attn.proj.bias``), and
-``features`` is where side parts sit. A pattern's term is a name's tail, a whole name, a glob, or a tag (``linear``,
-``conv``, ``bias``, ``norm``, ``gain``, ``position``, ``prefix``, ``parameter``).
+Inside a block the names are ``attn.q attn.k attn.v attn.qkv attn.proj mlp.fc1 mlp.fc2 norm1 norm2``, ``attn``, ``mlp``,
+``tokens`` and ``middle`` (the stream between attention and MLP, for input parts); a block itself is ``blocks.3``. Every
+parameter is a site too (``blocks.3.attn.proj.bias``), and ``features`` is where side parts sit. A pattern's term is a
+name's tail, a whole name, a glob, or a tag (``linear``, ``conv``, ``bias``, ``norm``, ``gain``, ``position``,
+``prefix``, ``parameter``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mtpeft.errors import MtpeftError
-from mtpeft.peft.probe import Trace
+from mtpeft.peft.probe import Trace, native_size
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase, nn.RMSNorm)
 _ALIASES = {
@@ -92,6 +93,7 @@ class Site:
             "mlp",
             "block",
             "tokens",
+            "middle",
             "features",
         ]
         return next((tag for tag in order if tag in self.tags), "module")
@@ -122,6 +124,7 @@ class Model:
         channels_first: paths of those whose activations are ``(B, C, H, W)``.
         widths: path -> output channels.
         blocks: paths of the blocks, in order of the network.
+        image_size: height and width of the images that the backbone is built for, in pixels.
         prefix: number of prefix tokens.
         positions: what mixes positions inside attention: ``none``, ``rotary`` or ``relative``.
         tokens: activations between blocks are ``(B, N, C)`` sequences.
@@ -134,6 +137,7 @@ class Model:
     channels_first: frozenset[str]
     widths: dict[str, int]
     blocks: tuple[str, ...]
+    image_size: tuple[int, int] = (0, 0)
     prefix: int = 0
     positions: str = "none"
     tokens: bool = False
@@ -154,6 +158,13 @@ class Model:
                 return store[name]
         return module.parametrizations[name].original
 
+    def saves(self, path: str, name: str) -> bool:
+        """Whether the tensor is in timm's state dict (some buffers are not)."""
+        module = self.modules[path]
+        if name in module._parameters or name in module._buffers:
+            return name not in module._non_persistent_buffers_set
+        return "original" not in module.parametrizations[name]._non_persistent_buffers_set
+
 
 def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -> list[Site]:
     """Every site of a timm backbone, in order of the network (one forward pass finds what is called).
@@ -169,6 +180,7 @@ def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -
         channels_first=frozenset(trace.channels_first),
         widths=trace.widths,
         blocks=tuple(paths),
+        image_size=tuple(image_size or native_size(backbone)),
         prefix=int(getattr(backbone, "num_prefix_tokens", 0)),
         positions=_positions(backbone),
         tokens=len({trace.shapes.get(path) for path in paths}) == 1 and len(trace.shapes.get(paths[0], ())) == 3,
@@ -190,8 +202,19 @@ def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -
         for index, path in enumerate(paths):
             module = backbone.get_submodule(path)
             sites.append(Site(f"blocks.{index}.tokens", path, frozenset({"tokens"}), module, model, index))
+    sites += _middles(model, trace)
     sites.append(Site("features", "", frozenset({"features"}), backbone, model))
     return sites
+
+
+def _middles(model: Model, trace: Trace) -> Iterator[Site]:
+    """The residual stream between attention and MLP: what enters ``norm2``, or ``mlp`` where norms come last."""
+    closing = list(trace.shapes)
+    for index, block in enumerate(model.blocks):
+        norm, mlp = f"{block}.norm2", f"{block}.mlp"
+        if f"{block}.attn" in model.called and {norm, mlp} <= set(closing):
+            path = min(norm, mlp, key=closing.index)
+            yield Site(f"blocks.{index}.middle", path, frozenset({"middle"}), model.modules[path], model, index)
 
 
 def block_paths(backbone: nn.Module) -> list[str]:

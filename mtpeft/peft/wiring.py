@@ -73,7 +73,10 @@ class Wiring:
                 attention.num_prefix_tokens = first
         for module, (parameters, buffers) in self.orders.items():
             for name in list(module.parametrizations):
+                fleeting = module.parametrizations[name]._non_persistent_buffers_set
                 parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+                if fleeting:
+                    module._non_persistent_buffers_set.add(name)
             for store, order in ((module._parameters, parameters), (module._buffers, buffers)):
                 for name in order:
                     store[name] = store.pop(name)
@@ -111,6 +114,9 @@ class Wiring:
         name = next(name for base, name in kind.items() if isinstance(part, base))
         if name == "keyvalue":
             self._target_keys_values(site.path)
+        if "middle" in site.tags:
+            name = "middle"
+            self._hook(site.path).outer = self._hook(self.model.blocks[site.block])
         return [self._hook(site.path).slots.setdefault(name, Slot(self.cell))]
 
     def _weight_slots(self, placed: Placed) -> list[Slot]:
@@ -173,7 +179,10 @@ class Wiring:
     def _parametrize(self, path: str, name: str, slot: WeightSlot | BiasSlot) -> None:
         module = self.model.modules[path]
         self.orders.setdefault(module, (list(module._parameters), list(module._buffers)))
+        fleeting = name in module._non_persistent_buffers_set
         parametrize.register_parametrization(module, name, Parametrization(slot), unsafe=True)
+        if fleeting:  # torch would save it from now on
+            module.parametrizations[name]._non_persistent_buffers_set.add("original")
 
 
 def refuse(placed: Placed) -> None:
@@ -192,6 +201,11 @@ def refuse(placed: Placed) -> None:
         if isinstance(part, LowRankPart):
             _refuse_low_rank(part, placed)
     elif isinstance(part, (InputPart, OutputPart)):
+        if isinstance(part, OutputPart) and "middle" in site.tags:
+            raise NotApplicable(
+                f"{who} changes a module's output, and {site.name} is a place in the stream",
+                hint="give it an input part",
+            )
         if site.bypassed:
             raise NotApplicable(
                 f"{who} needs {site.name} to be called, and {model.family} reads its weight without calling it"
