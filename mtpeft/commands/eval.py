@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mtpeft.commands.output import print_json, print_table
 from mtpeft.errors import UsageError, did_you_mean
-from mtpeft.task import Split
 from mtpeft.training.evaluate import evaluate
-from mtpeft.training.run import find_adapter, open_run
+from mtpeft.training.run import SPLITS, find_adapter, open_run
 
 
 def run(folder: Path, *, split: str, best: bool, json: bool) -> None:
@@ -22,8 +21,8 @@ def run(folder: Path, *, split: str, best: bool, json: bool) -> None:
         UsageError: for an unknown split.
         MtpeftError: if there is no such run or its files are damaged.
     """
-    if split not in get_args(Split):
-        raise UsageError(f'there is no split "{split}"', hint=did_you_mean(split, get_args(Split)))
+    if split not in SPLITS:
+        raise UsageError(f'there is no split "{split}"', hint=did_you_mean(split, SPLITS))
     opened = open_run(folder)
     rows = []
     for name in opened.host.tasks:

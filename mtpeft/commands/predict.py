@@ -36,18 +36,17 @@ def run(folder: Path, *, images: Sequence[Path], task: str, out: Path, json: boo
     if task not in opened.host.tasks:
         raise UsageError(f'"{folder}" has no task "{task}"', hint=did_you_mean(task, opened.host.tasks))
     classes = opened.host.head_of(task).classes
-    found = [(sample, prediction) for sample, prediction in _predictions(opened, task, files)]
-    described = [{"image": s.name, **opened.tasks[task].describe(p, classes)} for s, p in found]
-    pictures = dict(zip(_names(files), found, strict=True))
+    found: list[dict[str, Any]] = []
 
     def fill(place: Path) -> None:
-        write_json(place / "predictions.json", {"task": task, "classes": list(classes), "predictions": described})
-        for name, (sample, prediction) in pictures.items():
+        for name, (sample, prediction) in zip(_names(files), _predictions(opened, task, files), strict=True):
+            found.append({"image": sample.name, **opened.tasks[task].describe(prediction, classes)})
             opened.tasks[task].draw(sample.image, prediction, classes).save(place / name)
+        write_json(place / "predictions.json", {"task": task, "classes": list(classes), "predictions": found})
 
     write_folder(out, fill)
     if json:
-        print_json({"task": task, "out": str(out), "predictions": described})
+        print_json({"task": task, "out": str(out), "predictions": found})
     else:
         print(f"{len(files)} predictions are in {out}")
 
@@ -69,15 +68,6 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _predictions(opened: Run, name: str, files: Sequence[Path]) -> Iterator[tuple[Sample, dict[str, Any]]]:
-    task = opened.tasks[name]
-    transform = task.transform(opened.backbone.image, train=False)
-    for start in range(0, len(files), task.batch_size):
-        samples = [read_image(file) for file in files[start : start + task.batch_size]]
-        images, targets = to_device(task.collate([transform(sample) for sample in samples]), opened.device)
-        yield from zip(samples, predict(opened, name, images, targets), strict=True)
-
-
 def read_image(path: Path) -> Sample:
     """
     Raises:
@@ -90,10 +80,22 @@ def read_image(path: Path) -> Sample:
         raise DataError(f'"{path}" cannot be read as an image: {error}', hint="leave it out, or convert it") from error
 
 
+def _predictions(opened: Run, name: str, files: Sequence[Path]) -> Iterator[tuple[Sample, dict[str, Any]]]:
+    task = opened.tasks[name]
+    transform = task.transform(opened.backbone.image, train=False)
+    for start in range(0, len(files), task.batch_size):
+        samples = [read_image(file) for file in files[start : start + task.batch_size]]
+        images, targets = to_device(task.collate([transform(sample) for sample in samples]), opened.device)
+        yield from zip(samples, predict(opened, name, images, targets), strict=True)
+
+
 def _names(files: Sequence[Path]) -> list[str]:
     """A file name for each picture; images of one name in several folders are numbered."""
     names: list[str] = []
     for file in files:
-        again = sum(name.startswith(f"{file.stem}.") for name in names)
-        names.append(f"{file.stem}.png" if not again else f"{file.stem}.{again + 1}.png")
+        name, number = f"{file.stem}.png", 1
+        while name in names:
+            number += 1
+            name = f"{file.stem}.{number}.png"
+        names.append(name)
     return names

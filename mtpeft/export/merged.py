@@ -85,7 +85,8 @@ def merged(run: Run, task: str) -> Merged:
 
 def _classifier(run: Run, task: str, architecture: str) -> str:
     """The name of timm's classifier where it computes what the task's head does; else empty."""
-    name = run.backbone.module.pretrained_cfg.get("classifier")
+    known = timm.get_pretrained_cfg(architecture)
+    name = known.classifier if known else None
     head = run.host.head_of(task)
     if not isinstance(name, str) or not run.tasks[task].classifies or not is_linear(head, run.host.info.pooled):
         return ""

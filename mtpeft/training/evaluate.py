@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtpeft.task import Score, Split
+from mtpeft.task import Score
 from mtpeft.training.data import Samples, Source, batches, to_device
 from mtpeft.training.run import Run
 
 
 def evaluate(
-    run: Run, name: str, split: Split, *, batch_size: int | None = None, pause: Callable[[], None] = lambda: None
+    run: Run, name: str, split: str, *, batch_size: int | None = None, pause: Callable[[], None] = lambda: None
 ) -> Score:
     """A task's metric on a split, with the host in evaluation mode (and back in its own mode afterwards).
 

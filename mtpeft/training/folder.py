@@ -17,7 +17,7 @@ from mtpeft.errors import UsageError
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix
 from mtpeft.plugins import manager
 from mtpeft.training.disk import read_json
-from mtpeft.training.run import Run
+from mtpeft.training.run import SPLITS, Run
 from mtpeft.training.stage import Position
 
 _PACKAGES = ("mtpeft", "torch", "torchvision", "timm", "safetensors")
@@ -58,13 +58,12 @@ def manifest(run: Run, origin: dict[str, Any]) -> dict[str, Any]:
         for plugin in manager().plugins.values()
         if plugin.state == "loaded"
     ]
-    splits = ("train", "val", "test")
     config = run.config
     return {
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
         "plugins": plugins,
         "backbone": {"name": run.backbone.name, "sha256": run.backbone.sha256},
-        "data": {name: {split: run.dataset(name, split).manifest() for split in splits} for name in run.tasks},
+        "data": {name: {split: run.dataset(name, split).manifest() for split in SPLITS} for name in run.tasks},
         "seeds": {"seed": config.seed, "data": run.data_seed, "class_order": config.class_order_seed},
         "threads": torch.get_num_threads(),
         "from": origin,

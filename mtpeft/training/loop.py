@@ -74,6 +74,7 @@ class Loop:
             self.run.meet(name)
         self.validation.begin()
         self.stage = Stage(self.run, self.at)
+        self.run.host.eval()
         for method in self.run.host.methods.values():
             method.calibrate(self.stage.context)
         for method in self.run.host.methods.values():

@@ -51,8 +51,7 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 def clip(parameters: Mapping[str, nn.Parameter], largest: float) -> float:
     """Scale all gradients together to a norm of at most ``largest`` (0: leave them); the norm before."""
-    present = [p for p in parameters.values() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in present])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters.values() if p.grad is not None])
     if largest > 0:
-        torch.nn.utils.clip_grads_with_norm_(present, largest, norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters.values(), largest, norm)
     return float(norm)

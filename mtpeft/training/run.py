@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from mtpeft.training.disk import read_json
 
 if TYPE_CHECKING:
     from mtpeft.backbone import Backbone
+
+
+SPLITS: tuple[str, ...] = get_args(Split)
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Run:
     inherited: tuple[str, ...] = ()
     first_stage: int = 0
     matrix: ResultMatrix = field(default_factory=lambda: ResultMatrix({}, []))
-    _data: dict[tuple[str, Split], Dataset] = field(default_factory=dict, repr=False)
+    _data: dict[tuple[str, str], Dataset] = field(default_factory=dict, repr=False)
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -66,14 +69,14 @@ class Run:
     def data_seed(self) -> int:
         return self.config.seed if self.config.data_seed is None else self.config.data_seed
 
-    def dataset(self, name: str, split: Split) -> Dataset:
-        """The samples of a task's split, opened once.
+    def dataset(self, name: str, split: str) -> Dataset:
+        """The samples of a task's split (one of `SPLITS`), opened once.
 
         Raises:
             DataError: if it cannot be used, or holds no sample.
         """
         if (name, split) not in self._data:
-            found = self.tasks[name].dataset(split, seed=self.data_seed)
+            found = self.tasks[name].dataset(cast(Split, split), seed=self.data_seed)
             if len(found) == 0:
                 data = self.tasks[name].data or "the embedded data"
                 raise DataError(f'task "{name}" has no {split} samples in {data}', hint="look at it: mtpeft data PATH")
@@ -146,7 +149,8 @@ class Run:
         task = self.tasks[name]
         own = [method.classifier(self.host.info, classes) for method in self.host.methods.values() if task.classifies]
         head = next((head for head in own if head is not None), None) or task.head(self.host.info, classes)
-        head.spec = HeadSpec(self.config.tasks[name].type, tuple(classes), {"head_config": task.head_config})
+        spec = HeadSpec(self.config.tasks[name].type, tuple(classes), {"head_config": task.head_config})
+        head.spec = spec  # type: ignore[assignment]
         return head
 
     def restore(self, folder: Path) -> None:
@@ -229,7 +233,7 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     run.matrix = ResultMatrix(task_records(run), schedule.plan(list(run.trained)))
     if check_data:
         for name in tasks:
-            for split in ("train", "val", "test"):
+            for split in SPLITS:
                 run.dataset(name, split)
     return run
 
@@ -256,19 +260,21 @@ def task_records(run: Run) -> dict[str, TaskRecord]:
     }
 
 
-def open_run(folder: Path, *, best: str = "", check_data: bool = False) -> Run:
-    """A run again, as it was left: to evaluate, predict or export.
+def open_run(folder: Path, *, best: str = "", device: str = "auto") -> Run:
+    """A run again, as it was left: to evaluate, predict or export. Its data need not be there to predict.
 
     Args:
         folder: a run folder.
         best: a task whose best weights on validation are wanted instead of the last.
+        device: where to run it, which need not be where it was trained.
 
     Raises:
         MtpeftError: if there is no such run or its files are damaged.
     """
     adapter = find_adapter(folder, best)
     config = load_config(folder / "config.toml")
-    run = setup(replace(config, output=replace(config.output, dir=str(folder))), check_data=check_data)
+    output = replace(config.output, dir=str(folder))
+    run = setup(replace(config, output=output, device=device), check_data=False)
     run.restore(adapter)
     run.host.eval()
     return run

@@ -165,7 +165,7 @@ class Session:
         optimizer = checkpoint.optimizer_tensors(loop.stage.optimizer, loop.stage.parameters) if loop.at.open else {}
         tensors = {
             "optimizer": optimizer,
-            "balancer": run.balancer.state() if loop.at.open else {},
+            "balancer": run.balancer.state() if loop.at.stage >= 0 else {},
             "methods": checkpoint.prefixed({name: method.state() for name, method in run.host.methods.items()}),
             "random": checkpoint.random_state(),
         }
@@ -181,9 +181,10 @@ class Session:
         methods = checkpoint.grouped(tensors["methods"])
         for name, method in run.host.methods.items():
             method.restore(methods.get(name, {}))
-        if loop.at.open:
+        if loop.at.stage >= 0:
             loop.stage = Stage(run, loop.at)
-            loop.open_stage()
             run.balancer.restore(tensors["balancer"])
+        if loop.at.open:
+            loop.open_stage()
             checkpoint.restore_optimizer(loop.stage.optimizer, loop.stage.parameters, tensors["optimizer"])
         self.random = tensors["random"]

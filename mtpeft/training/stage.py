@@ -83,6 +83,7 @@ class Stage:
             batches=self.one_pass,
             loss=self.loss,
         )
+        run.balancer.begin({name: run.tasks[name].loss_weight for name in at.tasks})
         self.found: dict[str, float] = {}
         self.apart = ExitStack()
         self.gradients: TaskGradients | None = None
@@ -90,7 +91,6 @@ class Stage:
     def open(self) -> None:
         """Make the optimizer of what these tasks train, and the batches of the rest of the stage."""
         run, settings = self.run, self.run.config.optimizer
-        run.balancer.begin({name: run.tasks[name].loss_weight for name in self.at.tasks})
         learned = {f"balancer {i}": parameter for i, parameter in enumerate(run.balancer.parameters())}
         self.parameters = run.host.trainable(list(self.at.tasks)) | learned
         rates = {name: run.learning_rate(name) for name in self.parameters}

@@ -9,7 +9,7 @@ import training_toy
 from training_toy import config
 
 from mtpeft.backbone import state_sha256
-from mtpeft.errors import MtpeftError, UsageError
+from mtpeft.errors import DataError, MtpeftError, UsageError
 from mtpeft.schedule import Begin, Evaluate
 from mtpeft.task import Score
 from mtpeft.training.loop import Loop
@@ -283,3 +283,9 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="no CUDA device"):
         setup(replace(config(tmp_path / "run"), device="cuda:1"))
+
+
+def test_a_task_without_samples_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(DataError, match='task "b" has no train samples'):
+        Session.start(config(tmp_path / "run", "tasks.b.count=0"))
+    assert list(tmp_path.iterdir()) == []

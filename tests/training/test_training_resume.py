@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from training_toy import config
 
 from mtpeft.errors import MtpeftError, UsageError
+from mtpeft.schedule import Evaluate
 from mtpeft.training import checkpoint, disk
 from mtpeft.training.session import Session
 
@@ -101,6 +102,25 @@ def test_ctrl_c_in_an_evaluation_stops_there(tmp_path, uninterrupted, monkeypatc
     assert len(calls) == 5
     Session.resume(config(tmp_path / "run", *killed.SETTINGS, **killed.CHOICES)).train()
     assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_what_a_balancer_draws_goes_on_behind_the_boundary_of_a_stage(tmp_path, monkeypatch):
+    settings = ["balance.name=rlw", "schedule.stages=[['a','b'],['c','d']]"]
+    build = [config(tmp_path / name, *settings, tasks="a=colours,b=colours,c=colours,d=colours") for name in "xy"]
+    Session.start(build[0]).train()
+    session = Session.start(build[1])
+    after = session.loop.after
+
+    def pressed(event):
+        session.wanted = session.wanted or (isinstance(event, Evaluate) and event.final)
+        after(event)
+
+    session.loop.after = pressed
+    with pytest.raises(KeyboardInterrupt):
+        session.train()
+    assert not session.loop.at.open and session.loop.at.stage == 0
+    Session.resume(build[1]).train()
+    assert_same_run(tmp_path / "x", tmp_path / "y")
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path, uninterrupted):
