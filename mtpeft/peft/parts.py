@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.errors import MtpeftError
-from mtpeft.peft import scratch
 from mtpeft.peft.keyed import Keyed
 
 if TYPE_CHECKING:
@@ -38,21 +37,9 @@ class Part(nn.Module):
 
     @property
     def scratch(self) -> dict[str, Any]:
-        """State shared by all parts during one forward pass; empty at its beginning."""
-        return self.__dict__["cell"].now.scratch
-
-    def leave(self, name: Any, tensor: Tensor) -> None:
-        """Leave something for later parts of this pass, for the samples that this part sees now.
-
-        ``name`` must tell two methods apart that are composed; ``tensor``'s first dimension is the sample.
-        """
-        start, stop = self.__dict__["cell"].rows
-        self.scratch[name] = scratch.written(self.scratch.get(name, ()), start, stop, tensor)
-
-    def left(self, name: Any) -> Tensor | None:
-        """What `leave` left under ``name`` for the samples that this part sees now, or None where nothing was left."""
-        pieces = self.scratch.get(name)
-        return None if pieces is None else scratch.read(pieces, *self.__dict__["cell"].rows)
+        """What this method's parts leave for later ones of one pass, for the samples they see; empty at its beginning."""
+        cell: Cell = self.__dict__["cell"]
+        return cell.now.scratch.setdefault(cell.stretch, {})
 
     @property
     def layout(self) -> TokenLayout:

@@ -29,12 +29,14 @@ class Trace:
         widths: path -> channels of its output.
         shapes: path -> shape of its output for one image.
         channels_first: paths whose activations are ``(B, C, H, W)``.
+        keeping: paths of modules whose output has the shape of their input.
     """
 
     called: set[str] = field(default_factory=set)
     widths: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     channels_first: set[str] = field(default_factory=set)
+    keeping: set[str] = field(default_factory=set)
 
     @staticmethod
     @torch.no_grad()
@@ -63,6 +65,8 @@ class Trace:
             if output.ndim == 4 and self._lies_first(module, path):
                 self.channels_first.add(path)
             self.shapes[path] = tuple(output.shape)
+            if args and isinstance(args[0], Tensor) and args[0].shape == output.shape:
+                self.keeping.add(path)
             self.widths[path] = output.shape[1 if path in self.channels_first else -1]
 
         return note

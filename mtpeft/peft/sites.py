@@ -109,6 +109,11 @@ class Site:
         return self.shape[0] if self.shape else self.width
 
     @property
+    def keeps_shape(self) -> bool:
+        """The module's output has the shape of its input."""
+        return self.path in self.model.keeping
+
+    @property
     def width(self) -> int:
         """Channels of the activations at this module's output."""
         return self.model.widths.get(self.path, 0)
@@ -123,6 +128,7 @@ class Model:
         called: paths of the modules that a pass calls.
         channels_first: paths of those whose activations are ``(B, C, H, W)``.
         widths: path -> output channels.
+        keeping: paths of modules whose output has the shape of their input.
         blocks: paths of the blocks, in order of the network.
         image_size: height and width of the images that the backbone is built for, in pixels.
         prefix: number of prefix tokens.
@@ -138,6 +144,7 @@ class Model:
     widths: dict[str, int]
     blocks: tuple[str, ...]
     image_size: tuple[int, int] = (0, 0)
+    keeping: frozenset[str] = frozenset()
     prefix: int = 0
     positions: str = "none"
     tokens: bool = False
@@ -179,6 +186,7 @@ def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -
         called=frozenset(trace.called),
         channels_first=frozenset(trace.channels_first),
         widths=trace.widths,
+        keeping=frozenset(trace.keeping),
         blocks=tuple(paths),
         image_size=tuple(image_size or native_size(backbone)),
         prefix=int(getattr(backbone, "num_prefix_tokens", 0)),
