@@ -1,0 +1,60 @@
+"""FacT-TK (AAAI 2023, arXiv 2212.03145): all weights of a ViT as one stack of slices, in a Tucker decomposition.
+
+As FacT-TT with ``Sigma_k = sum_j P_kj C_j``: the core ``C (r, r, r)`` is shared like ``U`` and ``V``, a slice owns the
+``r`` numbers ``P_k`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.api import LowRankPart, Method, Site
+from mtpeft_plugins.partial.fact_tt import SLICES, Ends, Slices, ends_by_width, slice_count
+
+
+class TuckerEnds(Ends):
+    """``U``, ``V`` and the core ``C (r, r, r)``."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__(width, rank)
+        self.C = nn.Parameter(torch.empty(rank, rank, rank))
+        nn.init.xavier_uniform_(self.C.data.view(rank, -1))
+
+
+class Tucker(Slices):
+    """``P (k, r)``: how each slice mixes the shared core."""
+
+    def __init__(self, site: Site, rank: int, scale: float) -> None:
+        super().__init__(site, scale)
+        self.P = nn.Parameter(torch.empty(slice_count(site), rank))
+        nn.init.xavier_uniform_(self.P)
+
+    def cores(self) -> Tensor:
+        return torch.einsum("kj,jab->kab", self.P, self.common[self.width].C)
+
+
+@dataclass
+class FactTk(Method):
+    """One Tucker decomposition for all linear layers of the blocks."""
+
+    paper = "FacT, AAAI 2023, arXiv 2212.03145"
+    mergeable = True
+    families = "transformers and ConvNeXt"
+
+    at: str = SLICES
+    rank: int = 32
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
+        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
+
+    def common(self, sites: Sequence[Site]) -> nn.Module:
+        return ends_by_width(sites, TuckerEnds, self.rank)
+
+    def part(self, site: Site) -> LowRankPart:
+        return Tucker(site, self.rank, self.scale)

@@ -1,0 +1,73 @@
+"""FourierFT (ICML 2024, arXiv 2405.03003): a few trained coefficients of the update's Fourier spectrum.
+
+``W' = W + s Re(IDFT2(F))``, ``F`` zero but for ``n`` entries. Their places are drawn from ``seed``, the same in all
+layers of one size, and are not saved. The paper starts the coefficients at N(0, 1), which is no identity; zeros are the
+default here, and ``init = "normal"`` is the paper's. A weight with fewer than ``n`` entries takes as many as it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.api import Method, Site, WeightPart
+from mtpeft_plugins.partial._fixed import fixed_uniform
+
+
+class Places(nn.Module):
+    """Flat indices of the trained entries, for each size of a weight."""
+
+    def __init__(self, sites: Sequence[Site], count: int, seed: int) -> None:
+        super().__init__()
+        for size in {site.weight.numel() for site in sites}:
+            places = fixed_uniform(seed, size).argsort(stable=True)[:count]
+            self.register_buffer(f"of_{size}", places, persistent=False)
+
+
+class Spectrum(WeightPart):
+    """``coefficients (n,)`` of an ``(out, in)`` spectrum."""
+
+    def __init__(self, site: Site, count: int, scale: float, spread: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.coefficients = nn.Parameter(spread * torch.randn(min(count, site.weight.numel())))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        places = self.common.get_buffer(f"of_{weight.numel()}")
+        flat = self.coefficients.new_zeros(weight.numel()).index_put((places,), self.coefficients)
+        return weight + self.scale * torch.fft.ifft2(flat.view_as(weight.flatten(1))).real.view_as(weight)
+
+
+@dataclass
+class Fourierft(Method):
+    """``coefficients`` numbers for each chosen weight, whatever its size."""
+
+    paper = "FourierFT, ICML 2024, arXiv 2405.03003"
+    mergeable = True
+    families = "all"
+    learning_rate = 5e-2
+
+    at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
+    coefficients: int = 1000
+    scale: float = 150.0
+    init: Literal["zero", "normal"] = "zero"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.check(self.coefficients >= 1, f"coefficients is {self.coefficients}", "give at least one")
+        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
+        self.check(0 <= self.seed < 2**20, f"seed is {self.seed}", "give a seed from 0 to 1048575")
+
+    @property
+    def identity_at_init(self) -> bool:  # type: ignore[override]
+        return self.init == "zero"
+
+    def common(self, sites: Sequence[Site]) -> nn.Module:
+        return Places(sites, self.coefficients, self.seed)
+
+    def part(self, site: Site) -> WeightPart:
+        return Spectrum(site, self.coefficients, self.scale, 1.0 if self.init == "normal" else 0.0)
