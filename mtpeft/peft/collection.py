@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.peft.keyed import Keyed
-from mtpeft.peft.method import Method
+from mtpeft.peft.method import SHARED, Method
 from mtpeft.peft.parts import PerTask
 from mtpeft.peft.route import Cell
 from mtpeft.peft.sites import Site
@@ -43,8 +43,8 @@ class Parts(nn.Module):
             for owner in dict.fromkeys(acting):
                 if owner not in self.built[name]:
                     self._build(name, owner, device)
-        for copies in self._copies():
-            for task in tasks:
+        for owner, copies in self._copies():
+            for task in tasks if owner == SHARED else [owner]:
                 if task not in copies.copies:
                     copies.add(task)
         self.built.to(device)
@@ -56,7 +56,7 @@ class Parts(nn.Module):
             for _, owners in keyed.items():
                 if owner in owners:
                     del owners[owner]
-        for copies in self._copies():
+        for _, copies in self._copies():
             if owner in copies.copies:
                 copies.remove(owner)
 
@@ -66,6 +66,8 @@ class Parts(nn.Module):
         for name, method in self.methods.items():
             by_name = {site.name: site for site in self.sites[name]}
             for owner in method.owners(task, tasks):
+                if owner not in self.built[name]:  # a refusal came between
+                    continue
                 common = self.commons[name].get(owner)
                 shared_copies = common is not None and _has_copies(common)
                 for site, part in self.built[name][owner].items():
@@ -101,8 +103,16 @@ class Parts(nn.Module):
                 parts[site.name] = part
         self.built[name][owner] = parts.to(device)
 
-    def _copies(self) -> list[PerTask]:
-        return [module for module in self.modules() if isinstance(module, PerTask)]
+    def _copies(self) -> list[tuple[str, PerTask]]:
+        """``(owner, copies)``; a part that a task owns serves that task alone, and needs no copy for another."""
+        return [
+            (owner, module)
+            for keyed in (self.built, self.commons)
+            for _, owners in keyed.items()
+            for owner, holder in owners.items()
+            for module in holder.modules()
+            if isinstance(module, PerTask)
+        ]
 
 
 def _has_copies(module: nn.Module) -> bool:

@@ -24,7 +24,7 @@ class Tag:
 
     now: Pass
     carried: Tensor | None
-    scratch: dict[str, Any]
+    scratch: dict[Any, dict[str, Any]]
 
 
 @dataclass(eq=False)
@@ -102,7 +102,6 @@ class ModuleHook:
         pieces = []
         for index, segment, plan in stretches:
             rows = slice(segment.start * times, segment.stop * times) if len(stretches) > 1 else slice(None)
-            slot.cell.rows = (segment.start, segment.stop)
             inner, out = x[rows], None if y is None else y[rows]
             for placed in plan:
                 with slot.using(placed, index, segment.task) as part:
@@ -133,7 +132,6 @@ class ModuleHook:
         kept, cut = [], []
         for index, segment, plan in slot.stretches():
             rows = x[segment.start : segment.stop]
-            self.cell.rows = (segment.start, segment.stop)
             made = [(p.part.carry, slot.run(p, index, segment.task, rows).expand(len(rows), -1, -1)) for p in plan]
             kept.append([t for carry, t in made if carry])
             cut.append([t for carry, t in made if not carry])
@@ -164,7 +162,6 @@ class ModuleHook:
         pieces = []
         for index, segment, plan in slot.stretches():
             rows = x[segment.start : segment.stop]
-            self.cell.rows = (segment.start, segment.stop)
             own = [slot.run(placed, index, segment.task, rows) for placed in plan]
             both = [torch.stack([t.expand(len(rows), -1, -1) for t in pair]) for pair in own]
             pieces.append(torch.cat(both, 2) if both else None)
@@ -187,7 +184,7 @@ class ModuleHook:
             x._mtpeft_tag = self._tag()
             return
         self.cell.enter(tag.now)
-        tag.now.carried, tag.now.scratch = tag.carried, dict(tag.scratch)
+        tag.now.carried, tag.now.scratch = tag.carried, snapshot(tag.scratch)
 
     def _leave(self, y: Tensor) -> None:
         if self.cell.now.taps is not None:
@@ -197,7 +194,7 @@ class ModuleHook:
 
     def _tag(self) -> Tag:
         now = self.cell.now
-        return Tag(now, now.carried, dict(now.scratch))
+        return Tag(now, now.carried, snapshot(now.scratch))
 
 
 @dataclass(eq=False)
@@ -206,6 +203,10 @@ class KeyValueTarget(Slot):
 
     attention: ModuleHook | None = None
     letters: str = "qkv"
+
+
+def snapshot(scratch: dict[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    return {stretch: dict(left) for stretch, left in scratch.items()}
 
 
 def overwrite(target: KeyValueTarget, y: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from mtpeft.peft.pattern import select
 from mtpeft.peft.probe import native_size
 from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
 from mtpeft.peft.sites import Site, find_sites
+from mtpeft.peft.slot import Placed
 from mtpeft.peft.wiring import Wiring
 
 
@@ -244,7 +245,8 @@ class Host(nn.Module):
         side = self.wiring.side
         tapped = side is not None and any(side.active(task) for task in route.tasks)
         layout = TokenLayout(self.extractor.prefix, height, width, (images.shape[-2], images.shape[-1]))
-        self.cell.enter(Pass(route, layout, first, self.gradients, taps=[] if tapped else None))
+        joined = self.gradients is None and self.wiring.uniform(route.tasks)
+        self.cell.enter(Pass(route, layout, first, self.gradients, taps=[] if tapped else None, joined=joined))
         features = self.extractor(self.backbone, images)
         if not tapped:
             return features
@@ -252,7 +254,6 @@ class Host(nn.Module):
         pieces = []
         for index, segment, plan in side.stretches():
             piece = features[segment.start : segment.stop]
-            self.cell.rows = (segment.start, segment.stop)
             for placed in plan:
                 piece = side.run(placed, index, segment.task, piece)
             pieces.append(piece)
@@ -319,6 +320,14 @@ class Host(nn.Module):
         return self.heads[self.head_names[task]]
 
     # --- what is trained, counted, saved
+
+    def parts_of(self, method: Method, tasks: Sequence[str]) -> list[Placed]:
+        """The parts of ``method`` that act for any of ``tasks``, each once, with its site and owner.
+
+        For hooks such as `Method.calibrate`, which look at their own parts or set where they start.
+        """
+        plans = [self.parts.plan(task, self.tasks) for task in tasks]
+        return list(dict.fromkeys(p for plan in plans for p in plan if self.methods[p.method] is method))
 
     def owners(self) -> list[str]:
         """``shared`` and the tasks, whether or not they own anything."""

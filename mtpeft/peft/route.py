@@ -87,6 +87,8 @@ class Pass:
     """One run of the backbone under a route, with what its parts share.
 
     Attributes:
+        scratch: `Cell.stretch` -> what parts leave for later ones.
+        joined: all segments have one and the same plan, so every part sees the whole batch at once.
         first: index of the pass's first segment, where a batch is run in one pass per task.
         views: per-segment copies of parameters (`mtpeft.peft.gradients`), or None.
         carried: tokens on their way from one block to the next.
@@ -97,7 +99,8 @@ class Pass:
     layout: TokenLayout = field(default_factory=TokenLayout)
     first: int = 0
     views: Any = None
-    scratch: dict[str, Any] = field(default_factory=dict)
+    scratch: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    joined: bool = True
     carried: Any = None
     taps: list[Any] | None = None
 
@@ -112,11 +115,11 @@ class Cell:
         tagging: blocks' inputs carry their pass, because a checkpoint may run a block again when another pass is
         current. merged: the parts are folded into the weights, so none of them acts.
         ran: parts seen running, while someone watches.
-        rows: the samples ``(start, stop)`` that the running part sees.
+        stretch: segment, method and owner of the running part.
     """
 
     now: Pass = field(default_factory=lambda: Pass(Route.single(None, 0)))
-    rows: tuple[int, int] = (0, 0)
+    stretch: tuple[int, str, str] = (0, "", "")
     task: str | None = None
     tagging: bool = False
     merged: bool = False

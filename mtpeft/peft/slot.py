@@ -45,19 +45,12 @@ class Slot:
         return self.active(self.cell.task)
 
     def stretches(self) -> list[tuple[int, Segment, tuple[Placed, ...]]]:
-        """``(segment index, segment, plan)``, neighbours with one and the same plan joined."""
+        """``(segment index, segment, plan)``; one for the whole batch where all segments have one plan."""
         now = self.cell.now
-        found: list[tuple[int, Segment, tuple[Placed, ...]]] = []
-        for index, segment in enumerate(now.route.segments):
-            plan = self.active(segment.task)
-            if found and found[-1][2] == plan and not self._apart(plan):
-                first, before, _ = found.pop()
-                segment, index = Segment(before.task, before.start, segment.stop), first - now.first
-            found.append((now.first + index, segment, plan))
-        return found
-
-    def _apart(self, plan: tuple[Placed, ...]) -> bool:
-        return (self.cell.now.views is not None and bool(plan)) or any(p.per_task for p in plan)
+        segments = now.route.segments
+        if now.joined:
+            segments = (Segment(segments[0].task, 0, now.route.size),)
+        return [(now.first + index, segment, self.active(segment.task)) for index, segment in enumerate(segments)]
 
     @contextmanager
     def using(self, placed: Placed, index: int, task: str | None) -> Iterator[Part]:
@@ -66,6 +59,7 @@ class Slot:
         if cell.ran is not None:
             cell.ran.add(id(placed.part))
         before, cell.task = cell.task, task
+        cell.stretch = (index, placed.method, placed.owner)
         views = cell.now.views
         try:
             if views is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -45,11 +45,12 @@ class Wiring:
     biases: dict[tuple[str, str], BiasSlot] = field(default_factory=dict)
     hooks: dict[str, ModuleHook] = field(default_factory=dict)
     side: Slot | None = None
+    plans: Plans = field(default_factory=dict)
     orders: dict[nn.Module, tuple[list[str], list[str]]] = field(default_factory=dict)
 
     def attach(self, plans: Plans) -> None:
         """Attach the parts of ``plans``: task -> parts in the order they apply."""
-        self.side = Slot(self.cell)
+        self.side, self.plans = Slot(self.cell), plans
         for task, plan in plans.items():
             for placed in plan:
                 for slot in self._slots(placed):
@@ -81,6 +82,13 @@ class Wiring:
                 for name in order:
                     store[name] = store.pop(name)
         self.weights, self.biases, self.hooks, self.orders, self.side = {}, {}, {}, {}, None
+
+    def uniform(self, tasks: Sequence[str | None]) -> bool:
+        """Whether ``tasks`` have one and the same plan, and nothing in it differs between them."""
+        first = self.plans.get(tasks[0], ())
+        return all(self.plans.get(task, ()) == first for task in tasks[1:]) and not (
+            len(tasks) > 1 and any(placed.per_task for placed in first)
+        )
 
     def agree(self, tasks: Iterable[str | None], apart: bool) -> bool:
         """Whether one pass can serve all ``tasks``: slots that cannot be split by samples have one plan for all.
