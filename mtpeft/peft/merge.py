@@ -83,8 +83,7 @@ def _check(placed: Placed) -> None:
 
 def _check_bias(model: Model, key: tuple[str, str], value: Tensor) -> None:
     """A buffer that timm does not save cannot hold a merged bias."""
-    module = model.modules[key[0]]
-    if key[1] in module._non_persistent_buffers_set and not torch.equal(value, model.original(*key)):
+    if not model.saves(*key) and not torch.equal(value, model.original(*key)):
         raise NotApplicable(
             f"the bias {key[0]}.{key[1]} is no weight that timm saves, so a change of it does not merge",
             hint="keep the adapter beside the backbone",
