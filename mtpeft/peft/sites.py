@@ -172,13 +172,6 @@ class Model:
             return name not in module._non_persistent_buffers_set
         return "original" not in module.parametrizations[name]._non_persistent_buffers_set
 
-    def saves(self, path: str, name: str) -> bool:
-        """Whether the tensor is in timm's state dict (some buffers are not)."""
-        module = self.modules[path]
-        if name in module._parameters or name in module._buffers:
-            return name not in module._non_persistent_buffers_set
-        return "original" not in module.parametrizations[name]._non_persistent_buffers_set
-
 
 def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -> list[Site]:
     """Every site of a timm backbone, in order of the network (one forward pass finds what is called).

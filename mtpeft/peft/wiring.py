@@ -188,10 +188,7 @@ class Wiring:
         module = self.model.modules[path]
         self.orders.setdefault(module, (list(module._parameters), list(module._buffers)))
         fleeting = name in module._non_persistent_buffers_set
-        fleeting = name in module._non_persistent_buffers_set
         parametrize.register_parametrization(module, name, Parametrization(slot), unsafe=True)
-        if fleeting:  # torch would save it from now on
-            module.parametrizations[name]._non_persistent_buffers_set.add("original")
         if fleeting:  # torch would save it from now on
             module.parametrizations[name]._non_persistent_buffers_set.add("original")
 
