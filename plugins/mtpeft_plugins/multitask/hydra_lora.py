@@ -32,11 +32,14 @@ class Hydra(LowRankPart):
 
 
 class TaskHydra(Hydra):
-    """Gates of the task alone: ``softmax(w_t)``. The heads fold into one ``B``, so the part merges."""
+    """Gates of the task alone: ``softmax(w_t)``. The heads fold into one ``B``, so the part merges.
+
+    ``w_t`` starts at random: with equal gates all heads would get one gradient, and stay one head for ever.
+    """
 
     def __init__(self, site: Site, rank: int, heads: int, scale: float) -> None:
         super().__init__(site, rank, heads, scale)
-        self.logits = PerTask(lambda: zeros(heads))
+        self.logits = PerTask(lambda: nn.Parameter(torch.randn(heads)))
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         heads = self.B.unflatten(1, (self.heads, -1))  # (out, N, r)
