@@ -122,6 +122,7 @@ class Case:
             losses.append(float(self._step(host, context)))
             if optimizer is not None:
                 optimizer.step()
+            method.after_step(context)
         method.end_task(context)
         host.zero_grad(set_to_none=True)
         host.eval()
@@ -195,7 +196,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, Features):
         yield from tensors([value.pooled, value.maps, value.prefix])
     elif isinstance(value, dict):
-        yield from tensors(list(value.values()))
+        yield from tensors([value[key] for key in sorted(value)])
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors(item)

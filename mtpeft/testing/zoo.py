@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 _GAINS = ("gamma", "layer_scale")
 _PLAIN = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
-_WINDOWS = {"patch_size": 4, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2)}
+_STILL = {"drop_path_rate": 0.0}
+_WINDOWS = {"patch_size": 4, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2), **_STILL}
 _STAGES = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
 _NARROW = {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "stem_width": 8}
 
@@ -43,7 +44,7 @@ def zoo() -> dict[str, Callable[[], nn.Module]]:
         "swinv2": _entry("swinv2_tiny_window8_256", 32, **_WINDOWS),
         "hiera": _entry("hiera_tiny_224", 64, embed_dim=16, stages=(1, 1, 1, 1)),
         "pvt": _entry("pvt_v2_b0", None, depths=(1, 1, 1, 1), embed_dims=(8, 16, 24, 32), num_heads=(1, 2, 2, 2)),
-        "maxvit": _entry("maxvit_pico_rw_256", 64, embed_dim=(32, 32), depths=(1, 1), stem_width=8),
+        "maxvit": _entry("maxvit_pico_rw_256", 64, embed_dim=(32, 32), depths=(1, 1), stem_width=8, **_STILL),
         "convnext": _entry("convnext_tiny", None, **_STAGES),
         "resnet": _entry("resnet18", None, **_NARROW),
         "resnet50": _entry("resnet50", None, **_NARROW),
