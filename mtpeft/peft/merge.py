@@ -32,8 +32,10 @@ def merged_tensors(wiring: Wiring, plan: Sequence[Placed], task: str | None) -> 
     for key, slot in wiring.weights.items():
         found[key] = slot.value(model.original(*key), task).clone()
     for key, slot in wiring.biases.items():
-        found[key] = slot.value(model.original(*key), task).clone()
-        _check_bias(model, key, found[key])
+        value = slot.value(model.original(*key), task).clone()
+        _check_bias(model, key, value)
+        if model.saves(*key):
+            found[key] = value
     for placed in plan:
         if isinstance(placed.part, (InputPart, OutputPart)):
             _fold_affine(model, found, placed)

@@ -267,10 +267,11 @@ def _module_sites(path: str, module: nn.Module, model: Model) -> Iterator[Site]:
 
 
 def _slices(name: str, module: nn.Linear, bias: tuple[TensorRef, ...], bypassed: bool, bare: dict) -> Iterator[Site]:
-    """The q, k and v rows of a fused projection."""
+    """The q, k and v rows of a fused projection; none where they take turns head by head (MaxViT)."""
     parent, _, leaf = name.rpartition(".")
     letters = _FUSED.get(leaf)
-    if letters is None or module.out_features % len(letters):
+    interleaved = getattr(bare["model"].modules[bare["path"].rpartition(".")[0]], "head_first", False)
+    if letters is None or module.out_features % len(letters) or interleaved:
         return
     step = module.out_features // len(letters)
     for index, letter in enumerate(letters):
