@@ -1,36 +1,53 @@
-"""LoRA (ICLR 2022, arXiv 2106.09685): ``W + alpha / r * B A``, ``B`` zero at the start."""
+"""LoRA (ICLR 2022, arXiv 2106.09685): ``W + alpha / r * B A``, ``B`` zero at the start.
+
+``init`` names other starts (`_initialisation`). Where ``B A`` starts away from zero (PiSSA, OLoRA, orthogonal), the part
+subtracts its own initial product, ``W + s (B A - B_0 A_0)``, where released code edits the frozen weight: the backbone is
+shared, and other tasks' outputs must not move. EVA looks at data before training; all sites get the same rank.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import LowRankPart, Method, Site, zeros
+from mtpeft.api import Context, LowRankPart, Method, NotApplicable, Site, zeros
+from mtpeft_plugins.partial._calibration import Calibrated, Moments, limited, watching
+from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, principal_directions, start
 
 
 class LowRank(LowRankPart):
-    """``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)``; ``B (out, r)`` zero."""
+    """``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)`` unless ``init`` differs; ``B (out, r)``."""
 
-    def __init__(self, site: Site, rank: int, scale: float) -> None:
+    def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming") -> None:
         super().__init__()
-        self.scale = scale
-        self.A = nn.Parameter(torch.empty(rank, *site.shape[1:]))
-        self.B = zeros(site.out_features, rank)
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        self.scale, self.departs = scale, init in FROM_WEIGHT
+        if self.departs:
+            a, b = start(init, site.weight, rank, scale)
+            self.A, self.B = nn.Parameter(a), nn.Parameter(b)
+            self.register_buffer("A0", a.clone())
+            self.register_buffer("B0", b.clone())
+        else:
+            self.A, self.B = nn.Parameter(torch.empty(rank, *site.shape[1:])), zeros(site.out_features, rank)
+            fill_random(self.A, init)
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
-        return self.A, self.B, self.scale
+        if not self.departs:
+            return self.A, self.B, self.scale
+        # B A - B0 A0 = (B - B0) A + B0 (A - A0), whose terms are exactly zero at the start
+        return torch.cat([self.A, self.A - self.A0]), torch.cat([self.B - self.B0, self.B0], 1), self.scale
 
 
 class DroppedLowRank(LowRank):
     """The same with dropout on the input of the update; the frozen weight sees all of it."""
 
-    def __init__(self, site: Site, rank: int, scale: float, dropout: float) -> None:
-        super().__init__(site, rank, scale)
+    def __init__(self, site: Site, rank: int, scale: float, init: str, dropout: float) -> None:
+        super().__init__(site, rank, scale, init)
         self.dropout = dropout
 
     def project(self, x: Tensor, a: Tensor) -> Tensor:
@@ -50,10 +67,15 @@ class Lora(Method):
     alpha: float | None = None
     rslora: bool = False
     dropout: float = 0.0
+    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "kaiming"
+    calibration_batches: int = 16
 
     def __post_init__(self) -> None:
         self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
         self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+        self.check(
+            self.calibration_batches >= 1, f"calibration_batches is {self.calibration_batches}", "give at least 1"
+        )
 
     @property
     def scale(self) -> float:
@@ -62,6 +84,31 @@ class Lora(Method):
         return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def part(self, site: Site) -> LowRankPart:
+        if self.init == "eva" and (site.bypassed or not isinstance(site.module, nn.Linear)):
+            raise NotApplicable(
+                f"lora with EVA looks at the input of {site.name}, which is no linear layer that {site.model.family} calls",
+                hint="choose other sites with at, or another init",
+            )
         if self.dropout:
-            return DroppedLowRank(site, self.rank, self.scale, self.dropout)
-        return LowRank(site, self.rank, self.scale)
+            return DroppedLowRank(site, self.rank, self.scale, self.init, self.dropout)
+        return LowRank(site, self.rank, self.scale, self.init)
+
+    def common(self, sites: Sequence[Site]) -> nn.Module | None:
+        return Calibrated() if self.init == "eva" else None
+
+    def calibrate(self, context: Context) -> None:
+        """EVA: ``A`` becomes the leading principal directions of each site's inputs, once for each owner."""
+        if self.init != "eva":
+            return
+        fresh = [p for p in context.host.parts_of(self, context.tasks) if not p.part.common.done]
+        moments = {(p.owner, p.site.path): Moments(p.site.in_features) for p in fresh}
+        for task, images, _ in limited(context, self.calibration_batches):
+            own = {(p.owner, p.site.path): p.site.module for p in context.host.parts_of(self, [task])}
+            with torch.no_grad(), watching((own[key], m) for key, m in moments.items() if key in own):
+                context.host(images, task)
+        for placed in fresh:
+            seen = moments[placed.owner, placed.site.path]
+            if seen.count:
+                directions = principal_directions(seen.gram, seen.total, seen.count, self.rank)
+                placed.part.A.data.copy_(directions)
+                placed.part.common.done.fill_(True)

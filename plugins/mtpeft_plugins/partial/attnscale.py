@@ -1,0 +1,64 @@
+"""AttnScale (AAAI 2024, arXiv 2304.01917): a learned scale on the attention scores, with the norms tuned beside it.
+
+``softmax(a_h q_h k_h^T / sqrt(d_h))`` with one ``a_h`` for each head, ones at the start; it multiplies head h's rows of the
+query projection, so it merges. The paper gives every entry of the N x N score matrix a scale of its own, which ties it to
+one input size and to the inside of the attention; ours is shared by a head's entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.api import Method, NotApplicable, Site, WeightPart
+from mtpeft_plugins.partial.full import Replacement
+
+
+class HeadScale(WeightPart):
+    """``a (heads,)`` on the query rows and their bias, head by head."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(heads))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.scale.repeat_interleave(len(weight) // len(self.scale))[:, None] * weight
+
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        return None if bias is None else self.scale.repeat_interleave(len(bias) // len(self.scale)) * bias
+
+
+@dataclass
+class Attnscale(Method):
+    """Scales each head's attention scores and, unless ``norms = false``, trains the norms."""
+
+    paper = "Strong Baselines for Parameter-Efficient Few-Shot Fine-Tuning, AAAI 2024, arXiv 2304.01917"
+    mergeable = True
+    families = "transformers whose queries are not normalised behind their projection"
+    learning_rate = 3e-3
+
+    at: str = "attn.q norm-parameter"
+    norms: bool = True
+
+    def common(self, sites: Sequence[Site]) -> None:
+        if all("norm-parameter" in site.tags for site in sites):
+            raise NotApplicable(f"attnscale scales queries, and {sites[0].model.family} has no projection of them")
+
+    def part(self, site: Site) -> WeightPart | None:
+        if "norm-parameter" in site.tags:
+            return Replacement(site) if self.norms else None
+        return HeadScale(_heads(site))
+
+
+def _heads(site: Site) -> int:
+    """The number of heads of the attention around a query projection."""
+    attention = site.model.modules[site.path.rpartition(".")[0]]
+    normed = getattr(attention, "q_norm", None)
+    if hasattr(attention, "logit_scale") or not isinstance(normed, nn.Identity | None):
+        raise NotApplicable(
+            f"attnscale scales queries, and {site.model.family} normalises them behind their projection"
+        )
+    return getattr(attention, "num_heads", 0) or attention.heads

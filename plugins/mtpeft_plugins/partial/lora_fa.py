@@ -1,0 +1,47 @@
+"""LoRA-FA (arXiv 2308.03303): LoRA with ``A`` frozen at its random start, so only ``B`` trains.
+
+``W + alpha / r * B A_0``; the backward pass keeps ``A_0 x`` (r numbers) of each input instead of ``x``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtpeft.api import LowRankPart, Method, Site, zeros
+from mtpeft_plugins.partial._initialisation import fill_random
+
+
+class FrozenDown(LowRankPart):
+    """``A (r, in)`` fixed, Kaiming-uniform with ``a = sqrt(5)``; ``B (out, r)`` trained from zero."""
+
+    def __init__(self, site: Site, rank: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.register_buffer("A", torch.empty(rank, *site.shape[1:]))
+        self.B = zeros(site.out_features, rank)
+        fill_random(self.A, "kaiming")
+
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        return self.A, self.B, self.scale
+
+
+@dataclass
+class LoraFa(Method):
+    """LoRA whose down-projections stay random and frozen."""
+
+    paper = "LoRA-FA, arXiv 2308.03303"
+    mergeable = True
+    families = "all"
+
+    at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
+    rank: int = 8
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
+
+    def part(self, site: Site) -> LowRankPart:
+        return FrozenDown(site, self.rank, (self.rank if self.alpha is None else self.alpha) / self.rank)
