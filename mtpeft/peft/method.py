@@ -117,6 +117,9 @@ class Method(ABC):
     def after_backward(self, context: Context) -> None:
         """Gradients are complete; clipping and the optimizer's step come next."""
 
+    def after_step(self, context: Context) -> None:
+        """The optimizer has stepped: bring parameters back to where they may be (pruning, clipped norms)."""
+
     def end_task(self, context: Context) -> None:
         """A stage ends; evaluation comes next."""
 

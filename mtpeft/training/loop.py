@@ -125,6 +125,8 @@ class Loop:
         check_gradients(norm, self.at)
         set_rate(stage.optimizer, rate(event.step, self.at.steps, round(settings.warmup * self.at.steps)))
         stage.optimizer.step()
+        for method in self.run.host.methods.values():
+            method.after_step(stage.context)
         stage.optimizer.zero_grad(set_to_none=True)
         losses = stage.finish_update()
         self.at.step, self.at.updates = event.step + 1, self.at.updates + 1

@@ -238,6 +238,10 @@ class Recorder(training_toy.Toy):
     def after_backward(self, context):
         self.moments.append(f"after {context.step}")
 
+    def after_step(self, context):
+        graded = next(iter(context.host.trainable(context.tasks).values())).grad is not None
+        self.moments.append(f"stepped {context.step} with gradients {graded}")
+
     def end_task(self, context):
         self.moments.append("end")
 
@@ -247,7 +251,9 @@ def test_methods_are_called_at_their_moments(tmp_path):
     run.host.methods["toy"].__class__ = Recorder
     Loop(run, Quiet()).train()
     assert run.host.methods["toy"].moments == [
-        "calibrate 0/1 a", "batch a 6 loss True", "begin 0/2", "penalty 0", "after 0", "penalty 1", "after 1", "end",
+        "calibrate 0/1 a", "batch a 6 loss True", "begin 0/2",
+        "penalty 0", "after 0", "stepped 0 with gradients True",
+        "penalty 1", "after 1", "stepped 1 with gradients True", "end",
     ]  # fmt: skip
 
 
