@@ -1,0 +1,141 @@
+"""AdaLoRA (ICLR 2023, arXiv 2303.10512): an update in the form of an SVD, whose rank goes where it matters.
+
+``W' = W + s P diag(l) Q`` with ``l`` zero at the start. ``P`` and ``Q`` are kept near orthogonal by a penalty,
+``g (||P^T P - I||^2 + ||Q Q^T - I||^2)``, here its mean over all matrices. After a share ``warmup`` of the updates the
+number of triplets falls by a cubic schedule from ``rank`` to ``target`` per weight, which it reaches with a share
+``settle`` of the updates left: the ``l`` of the least important are set to zero after the optimizer's step. A triplet's
+importance is that of ``l_k`` plus the means over ``P_k`` and ``Q_k``, each number's a smoothed ``|w dL/dw|`` times its
+smoothed uncertainty. In continual learning every stage runs the whole schedule for the parts that it trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.api import Context, LowRankPart, Method, Site, zeros
+
+
+class Triplets(LowRankPart):
+    """``P (out, r)`` and ``Q (r, in)`` at N(0, .02), ``l (r,)`` zero."""
+
+    def __init__(self, site: Site, rank: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.P = nn.Parameter(0.02 * torch.randn(site.out_features, rank))
+        self.l = zeros(rank)
+        self.Q = nn.Parameter(0.02 * torch.randn(rank, *site.shape[1:]))
+
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        return self.l.view(-1, *[1] * (self.Q.ndim - 1)) * self.Q, self.P, self.scale
+
+    def skewness(self) -> Tensor:
+        """How far ``P`` and ``Q`` are from orthogonal: the sum of two squared Frobenius norms."""
+        rows, eye = self.Q.flatten(1), torch.eye(len(self.l), device=self.l.device)
+        return (self.P.t() @ self.P - eye).square().sum() + (rows @ rows.t() - eye).square().sum()
+
+
+@dataclass
+class Adalora(Method):
+    """LoRA that starts with ``rank`` triplets for each weight and keeps the most important ``target`` on average."""
+
+    paper = "AdaLoRA, ICLR 2023, arXiv 2303.10512"
+    mergeable = True
+    families = "all"
+
+    at: str = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
+    rank: int = 12
+    target: int = 8
+    alpha: float | None = None
+    warmup: float = 0.1
+    settle: float = 0.5
+    interval: int = 10
+    smoothing: float = 0.85
+    orthogonality: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
+        self.check(1 <= self.target <= self.rank, f"target is {self.target}", "a target is from 1 to the rank")
+        shares = self.warmup >= 0 and self.settle >= 0 and self.warmup + self.settle < 1
+        self.check(shares, f"warmup is {self.warmup} and settle {self.settle}", "together these shares are below 1")
+        self.check(self.interval >= 1, f"interval is {self.interval}", "give a number of updates")
+        self.check(0 <= self.smoothing < 1, f"smoothing is {self.smoothing}", "smoothing is at least 0 and below 1")
+        self.importance: dict[str, Tensor] = {}
+
+    def part(self, site: Site) -> LowRankPart:
+        return Triplets(site, self.rank, (self.rank if self.alpha is None else self.alpha) / self.rank)
+
+    def begin_task(self, context: Context) -> None:
+        self.importance = {}
+
+    def penalty(self, context: Context) -> Tensor | None:
+        terms = [part.skewness() for _, part in self.trained(context)]
+        return self.orthogonality * torch.stack(terms).mean() / 2 if terms and self.orthogonality else None
+
+    @torch.no_grad()
+    def after_backward(self, context: Context) -> None:
+        if context.step >= self.stop(context.steps):
+            return
+        for key, part in self.trained(context):
+            for name, parameter in part.named_parameters():
+                if parameter.grad is not None:
+                    now = (parameter * parameter.grad).abs()
+                    size = self._smooth(f"{key}/{name}/size", now)
+                    self._smooth(f"{key}/{name}/uncertainty", (now - size).abs())
+
+    @torch.no_grad()
+    def after_step(self, context: Context) -> None:
+        done, steps = context.step + 1, context.steps
+        if done <= self.warmup * steps or (done % self.interval and done < self.stop(steps)):
+            return
+        parts = dict(self.trained(context))
+        if not parts:
+            return
+        scores = torch.cat([self.score(key, part) for key, part in parts.items()])
+        kept = torch.zeros_like(scores)
+        kept[scores.argsort(descending=True, stable=True)[: round(self.budget(done, steps) * len(parts))]] = 1
+        for part, mask in zip(parts.values(), kept.split(self.rank), strict=True):
+            part.l.mul_(mask)
+
+    def end_task(self, context: Context) -> None:
+        self.importance = {}
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.importance)
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.importance = dict(state)
+
+    def stop(self, steps: int) -> float:
+        """The update at which the target is reached."""
+        return (1 - self.settle) * steps
+
+    def budget(self, done: int, steps: int) -> float:
+        """Triplets for each weight, on average, after ``done`` of ``steps`` updates."""
+        start, stop = self.warmup * steps, self.stop(steps)
+        left = 1 - min(max((done - start) / (stop - start), 0), 1)
+        return self.target + (self.rank - self.target) * left**3
+
+    def score(self, key: str, part: Triplets) -> Tensor:
+        """Importance of each triplet ``(r,)``."""
+        found = {name: torch.zeros_like(parameter) for name, parameter in part.named_parameters()}
+        for name in found:
+            if f"{key}/{name}/size" in self.importance:
+                pair = (self.importance[f"{key}/{name}/{what}"] for what in ("size", "uncertainty"))
+                found[name] = next(pair).to(part.l.device) * next(pair).to(part.l.device)
+        return found["l"] + found["P"].mean(0) + found["Q"].flatten(1).mean(1)
+
+    def trained(self, context: Context) -> Iterator[tuple[str, Triplets]]:
+        """``OWNER/SITE`` and part, of the parts that this stage trains."""
+        built = next(context.host.parts.built[name] for name, m in context.host.methods.items() if m is self)
+        owners = [owner for task in context.tasks for owner in self.owners(task, context.seen)]
+        for owner in dict.fromkeys(owners):
+            yield from ((f"{owner}/{site}", part) for site, part in built[owner].items() if part.l.requires_grad)
+
+    def _smooth(self, key: str, now: Tensor) -> Tensor:
+        before = self.importance.get(key, torch.zeros_like(now)).to(now.device)
+        self.importance[key] = before.lerp(now, 1 - self.smoothing)
+        return self.importance[key]
