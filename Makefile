@@ -1,8 +1,8 @@
-# Verbs: demo, test, lint, format, types, clean. Each makes what it needs, the virtual environment included.
+# Verbs: demo, test, matrix, lint, format, types, clean. Each makes what it needs, the virtual environment included.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-.PHONY: demo test lint format types clean
+.PHONY: demo test matrix lint format types clean
 
 # The main job: three tasks, one backbone, one shared method.
 demo: $(VENV)/.installed
@@ -11,6 +11,10 @@ demo: $(VENV)/.installed
 # One thread for each worker: oversubscribed cores are slower than idle ones.
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Every method on every family of the zoo: too long for every change.
+matrix: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

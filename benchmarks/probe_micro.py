@@ -12,7 +12,6 @@ import argparse
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mtpeft_tasks.digits import Digits
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -20,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from mtpeft.backbone.micro import micro, micro_random
+from mtpeft_tasks.digits import Digits
 
 SCENES = {"cls": 2000, "seg": 400}
 

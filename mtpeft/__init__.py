@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mtpeft.backbone import create as create_backbone
     from mtpeft.errors import MtpeftError
-    from mtpeft.peft.heads import head
     from mtpeft.peft.adapt import adapt, load
+    from mtpeft.peft.heads import head
 
 __version__ = "0.1.0"
 __all__ = ["MtpeftError", "__version__", "adapt", "create_backbone", "head", "load"]

@@ -17,8 +17,8 @@ _WHERE = {
     "mtpeft.peft.keyed": ["Keyed"],
     "mtpeft.peft.method": ["SHARED", "Context", "Method"],
     "mtpeft.peft.parts": [
-        "InputPart", "KeyValuePart", "LowRankPart", "OutputPart", "Part", "PerTask", "SidePart", "TokenPart", "WeightPart",
-        "zeros",
+        "InputPart", "KeyValuePart", "LowRankPart", "OutputPart", "Part", "PerTask", "SidePart", "TokenPart",
+        "WeightPart", "zeros",
     ],
     "mtpeft.peft.route": ["Route", "Segment", "TokenLayout"],
     "mtpeft.peft.sites": ["Site"],

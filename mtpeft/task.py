@@ -1,7 +1,7 @@
 """The contracts of a task: its data, head, loss and metric under one name.
 
-A *task type* (``cls``, ``det``, ``seg``, or a plugin's) is a dataclass derived from `Task`; its fields are the settings a
-recipe may give. The core calls only what stands here.
+A *task type* (``cls``, ``det``, ``seg``, or a plugin's) is a dataclass derived from `Task`; its fields are the
+settings a recipe may give. The core calls only what stands here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Dataset(ABC):
     def __getitem__(self, index: int) -> Sample: ...
 
     def manifest(self) -> dict[str, Any]:
-        """What to record of this split: ``{"count": N, "sha256": ..., "histogram": {class: n}}`` and what else is known."""
+        """What to record of this split: ``{"count": N, "sha256": ..., "histogram": {class: n}}``, and more."""
         return {"count": len(self)}
 
 

@@ -42,5 +42,5 @@ class Balancer(ABC):
         """What must survive a restart; parameters included."""
         return {}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most keep nothing
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave; called after `begin`."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mtpeft.backbone import full_name, state_sha256
 from mtpeft.backbone.extract import Extractor
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import NotApplicable, UsageError, did_you_mean
@@ -397,6 +399,12 @@ class Host(nn.Module):
         if self.cell.tagging:
             self.checkpointing(False)
         return self.backbone.train(training)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """``name`` and ``sha256`` of the frozen backbone. Frozen means frozen: it is computed once."""
+        kept = self.kept or {}
+        return {"name": full_name(self.backbone), "sha256": state_sha256(merge.plain_state(self.backbone, kept))}
 
     def save(self, directory: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write the adapter folder: one safetensors file for each owner, heads apart, ``adapter.json``."""

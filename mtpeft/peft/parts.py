@@ -37,7 +37,7 @@ class Part(nn.Module):
 
     @property
     def scratch(self) -> dict[str, Any]:
-        """What this method's parts leave for later ones of one pass, for the samples they see; empty at its beginning."""
+        """What this method's parts leave for later ones within a pass, for the samples they see; empty at first."""
         cell: Cell = self.__dict__["cell"]
         return cell.now.scratch.setdefault(cell.stretch, {})
 

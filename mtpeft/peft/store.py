@@ -14,9 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mtpeft.backbone import full_name, state_sha256
 from mtpeft.errors import MtpeftError
-from mtpeft.peft.merge import plain_state
 from mtpeft.peft.method import SHARED, Method
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def save(host: Host, directory: Path, extra: dict[str, Any]) -> None:
                host.methods.items()]  # fmt: skip
     description = {
         "format": FORMAT,
-        "backbone": fingerprint(host),
+        "backbone": host.fingerprint,
         "image_size": list(host.image_size),
         "methods": methods,
         "tasks": host.tasks,
@@ -112,12 +110,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def fingerprint(host: Host) -> dict[str, str]:
-    """Name and hash of the frozen backbone, whatever is attached to it."""
-    state = plain_state(host.backbone, {})
-    return {"name": full_name(host.backbone), "sha256": state_sha256(state)}
-
-
 def build_method(saved: dict[str, Any]) -> Method:
     """The configured method that `save` described.
 
@@ -141,7 +133,7 @@ def describe_head(head: Any) -> dict[str, Any]:
 
 
 def _check_backbone(host: Host, description: dict[str, Any], directory: Path) -> None:
-    mine, saved = fingerprint(host), description["backbone"]
+    mine, saved = host.fingerprint, description["backbone"]
     if mine["sha256"] != saved["sha256"]:
         raise MtpeftError(
             f'"{directory}" was trained on {saved["name"]} with other weights '

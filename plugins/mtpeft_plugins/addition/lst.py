@@ -1,8 +1,8 @@
-"""Ladder side-tuning (NeurIPS 2022, arXiv 2206.06522): a narrow transformer beside the backbone, which needs no gradient.
+"""Ladder side-tuning (NeurIPS 2022, arXiv 2206.06522): a narrow transformer beside a backbone without gradient.
 
-``s_l = Block_l(mu_l s_{l-1} + (1 - mu_l) down_l(h_l))`` with ``h_l`` the output of block ``l``, ``mu_l = sigmoid(a_l / T)``.
-The side stream's output is added to the backbone's features through ``up``, which starts at zero (the paper reads the side
-stream alone and prunes its weights from the backbone).
+``s_l = Block_l(mu_l s_{l-1} + (1 - mu_l) down_l(h_l))`` with ``h_l`` the output of block ``l``, ``mu_l =
+sigmoid(a_l / T)``. The side stream's output is added to the backbone's features through ``up``, which starts at
+zero (the paper reads the side stream alone and prunes its weights from the backbone).
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ class Lst(Method):
 
     def part(self, site: Site) -> SidePart:
         if not site.model.tokens:
-            raise NotApplicable(
-                f"lst runs a transformer beside one sequence of tokens, and {site.model.family} changes its grid between blocks"
-            )
+            family = site.model.family
+            raise NotApplicable(f"lst runs beside one sequence of tokens, and {family} changes its grid between blocks")
         return Ladder(site, self.reduction)

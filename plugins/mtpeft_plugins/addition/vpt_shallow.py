@@ -1,4 +1,4 @@
-"""VPT-Shallow (ECCV 2022, arXiv 2203.12119): learned tokens behind the prefix tokens at the first block, carried to the end."""
+"""VPT-Shallow (ECCV 2022, arXiv 2203.12119): learned tokens inserted at the first block and carried to the end."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """HydraLoRA (NeurIPS 2024, arXiv 2404.19245): one down-projection, several up-projections mixed by a router.
 
-``y = W x + s sum_n g_n B_n A x``. The heads are one matrix ``[B_1 ... B_N]`` and the gates an outer product with ``A x``, so
-all of them cost one product. The released code recomputes ``A x`` with another dropout mask for every head; here one is used.
+``y = W x + s sum_n g_n B_n A x``. The heads are one matrix ``[B_1 ... B_N]`` and the gates an outer product with
+``A x``, so all of them cost one product. The released code recomputes ``A x`` with another dropout mask for every
+head; here one is used.
 """
 
 from __future__ import annotations
