@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Keyed, Method, NotApplicable, Site, WeightPart, zeros
+from mtpeft_plugins.partial.fact_tt import NO_MATRIX
 
 
 def place(site: Site) -> tuple[str, str]:
@@ -24,7 +25,7 @@ def place(site: Site) -> tuple[str, str]:
         NotApplicable: for a convolution.
     """
     if len(site.shape) != 2:
-        raise NotApplicable(f"ARC recomposes tokens, and {site.name} is no linear layer", hint='use at = "linear"')
+        raise NotApplicable(f"ARC recomposes tokens, and {site.name} is no linear layer", hint=NO_MATRIX)
     module = site.name.rpartition(".")[0]
     return module, f"{module.rpartition('.')[2]} {site.in_features}"
 
@@ -61,7 +62,7 @@ class Arc(Method):
     mergeable = True
     families = "transformers and ConvNeXt; merges where timm has a bias to fold the shift into"
 
-    at: str = "attn.q attn.k attn.v mlp.fc1"
+    at: str = "attn.q attn.k attn.v mlp.fc1 | conv"
     rank: int = 50
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Keyed, LowRankPart, Method, NotApplicable, Site, zeros
-from mtpeft_plugins.partial.fact_tt import SLICES
+from mtpeft_plugins.partial.fact_tt import NO_MATRIX, SLICES
 
 
 def role(site: Site) -> str:
@@ -29,7 +29,7 @@ def group_of(site: Site) -> str:
         NotApplicable: for a convolution.
     """
     if len(site.shape) != 2:
-        raise NotApplicable(f"EFFT shares matrices, and {site.name} is no linear layer", hint='use at = "linear"')
+        raise NotApplicable(f"EFFT shares matrices, and {site.name} is no linear layer", hint=NO_MATRIX)
     return f"{role(site).split('.')[0]} {min(site.shape)} {max(site.shape)}"
 
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from mtpeft.api import Keyed, LowRankPart, Method, NotApplicable, Site, zeros
 
-SLICES = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2"
+SLICES = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
+"""Every matrix of the blocks; where there is none, the convolutions, whose refusal says why."""
+NO_MATRIX = "take a backbone with linear layers, or a method that changes convolutions, such as lora or loha"
 
 
 def slice_width(site: Site) -> int:
@@ -28,7 +30,7 @@ def slice_width(site: Site) -> int:
     """
     if len(site.shape) != 2:
         raise NotApplicable(
-            f"FacT cuts weight matrices into slices, and {site.name} is no linear layer", hint='use at = "linear"'
+            f"FacT cuts weight matrices into slices, and {site.name} is no linear layer", hint=NO_MATRIX
         )
     return min(site.shape)
 
