@@ -208,7 +208,7 @@ def difference(mine: Any, other: Any, floor: float = 1.0) -> float:
     for a, b in zip(tensors(mine), tensors(other), strict=True):
         if a.shape != b.shape or not a.isfinite().all():
             return float("inf")
-        a, b = a.detach(), b.detach()
+        a, b = a.detach().double(), b.detach().double()
         if a.numel():
             worst = max(worst, float((a - b).abs().max()) / max(float(b.abs().max()), floor))
     return worst if worst == worst else float("inf")

@@ -1,16 +1,17 @@
-"""What methods share that look at data before they train: a memory of having done so, inputs and gradients."""
+"""What methods share that look at data before they train: whose turn it is, which batches, inputs and gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Site
+from mtpeft.api import Context, Method, Site
+
+Batches = Iterable[tuple[str, Tensor, list[dict[str, Any]]]]
 
 
 class Calibrated(nn.Module):
@@ -23,15 +24,38 @@ class Calibrated(nn.Module):
         self.register_buffer("done", torch.zeros((), dtype=torch.bool))
 
 
-def limited(context: Context, batches: int) -> Iterator[tuple[str, Tensor, list[dict[str, Any]]]]:
-    """The first ``batches`` batches of each task of the stage."""
-    used = dict.fromkeys(context.tasks, 0)
+def fresh(method: Method, context: Context) -> Iterator[tuple[list[Any], list[str]]]:
+    """For each owner that has not looked at data yet: its parts with their sites, and its tasks in this stage."""
+    placed, tasks = {}, {}
+    for task in context.tasks:
+        for found in context.host.parts_of(method, [task]):
+            if not found.part.common.done:
+                placed.setdefault(found.owner, {})[found] = None
+                tasks.setdefault(found.owner, {})[task] = None
+    for owner in placed:
+        yield list(placed[owner]), list(tasks[owner])
+
+
+def limited(context: Context, tasks: Sequence[str], batches: int) -> Batches:
+    """The first ``batches`` batches of each of ``tasks``."""
+    left = dict.fromkeys(tasks, batches)
     for task, images, targets in context.batches():
-        if used[task] < batches:
-            used[task] += 1
+        if left.get(task, 0):
+            left[task] -= 1
             yield task, images, targets
-        elif all(count >= batches for count in used.values()):
+        if not any(left.values()):
             return
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the mode of before behind."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class Moments:
@@ -60,7 +84,7 @@ def watching(moments: Iterable[tuple[nn.Module, Moments]]) -> Iterator[None]:
 
 
 @contextmanager
-def differentiable(sites: Iterable[Site]) -> Iterator[list[Tensor]]:
+def differentiable(sites: Sequence[Site]) -> Iterator[list[Tensor]]:
     """While inside, losses have gradients with respect to the sites' frozen tensors, which are handed out."""
     tensors = [site.model.original(site.tensor.path, site.tensor.name) for site in sites]
     try:
@@ -70,21 +94,23 @@ def differentiable(sites: Iterable[Site]) -> Iterator[list[Tensor]]:
             tensor.requires_grad_(False)
 
 
-def squared_gradients(context: Context, sites: list[Site], batches: Iterable[tuple], loss: Any) -> list[Tensor]:
-    """``sum g^2`` over batches for each site's rows of its frozen tensor; ``g`` is the gradient of ``loss``.
+def summed_gradients(
+    context: Context,
+    sites: Sequence[Site],
+    batches: Batches,
+    loss: Callable[[str, Tensor, list[dict[str, Any]]], Tensor],
+    each: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+) -> list[Tensor] | None:
+    """The sum over batches of ``each(g)``, ``g`` the gradient of ``loss`` by each site's frozen weight.
 
-    Args:
-        batches: ``(task, images, targets)``.
-        loss: ``loss(task, images, targets) -> scalar``.
+    Gives None where there was no batch.
     """
-    scores = [torch.zeros_like(site.weight, dtype=torch.float32) for site in sites]
-    training = context.host.training
-    context.host.eval()
-    with differentiable(sites) as tensors:
-        for batch in batches:
+    sums = [torch.zeros_like(site.weight, dtype=torch.float32) for site in sites]
+    met = False
+    with evaluating(context.host), differentiable(sites) as tensors, torch.enable_grad():
+        for met, batch in ((True, batch) for batch in batches):
             gradients = torch.autograd.grad(loss(*batch), tensors, allow_unused=True)
-            for score, gradient, site in zip(scores, gradients, sites, strict=True):
+            for total, gradient, site in zip(sums, gradients, sites, strict=True):
                 if gradient is not None:
-                    score += gradient[site.tensor.start : site.tensor.stop].float().square()
-    context.host.train(training)
-    return scores
+                    total += each(gradient[site.tensor.start : site.tensor.stop].float())
+    return sums if met else None

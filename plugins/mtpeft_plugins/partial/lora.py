@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.api import Context, LowRankPart, Method, NotApplicable, Site, zeros
-from mtpeft_plugins.partial._calibration import Calibrated, Moments, limited, watching
+from mtpeft_plugins.partial._calibration import Calibrated, Moments, evaluating, fresh, limited, watching
 from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, principal_directions, start
 
 
 class LowRank(LowRankPart):
-    """``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)`` unless ``init`` differs; ``B (out, r)``."""
+    """``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)``, and ``B (out, r)`` zero; or as ``init`` says."""
 
     def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming") -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Lora(Method):
     def part(self, site: Site) -> LowRankPart:
         if self.init == "eva" and (site.bypassed or not isinstance(site.module, nn.Linear)):
             raise NotApplicable(
-                f"lora with EVA looks at the input of {site.name}, which is no linear layer that {site.model.family} calls",
+                f"EVA looks at the input of {site.name}, which is no linear layer that {site.model.family} calls",
                 hint="choose other sites with at, or another init",
             )
         if self.dropout:
@@ -100,15 +100,13 @@ class Lora(Method):
         """EVA: ``A`` becomes the leading principal directions of each site's inputs, once for each owner."""
         if self.init != "eva":
             return
-        fresh = [p for p in context.host.parts_of(self, context.tasks) if not p.part.common.done]
-        moments = {(p.owner, p.site.path): Moments(p.site.in_features) for p in fresh}
-        for task, images, _ in limited(context, self.calibration_batches):
-            own = {(p.owner, p.site.path): p.site.module for p in context.host.parts_of(self, [task])}
-            with torch.no_grad(), watching((own[key], m) for key, m in moments.items() if key in own):
-                context.host(images, task)
-        for placed in fresh:
-            seen = moments[placed.owner, placed.site.path]
-            if seen.count:
-                directions = principal_directions(seen.gram, seen.total, seen.count, self.rank)
-                placed.part.A.data.copy_(directions)
-                placed.part.common.done.fill_(True)
+        for placed, tasks in fresh(self, context):
+            moments = {p.site.path: (p.site.module, Moments(p.site.in_features)) for p in placed}
+            with torch.no_grad(), evaluating(context.host), watching(moments.values()):
+                for task, images, _ in limited(context, tasks, self.calibration_batches):
+                    context.host(images, task)
+            for p in placed:
+                seen = moments[p.site.path][1]
+                if seen.count:
+                    p.part.A.data.copy_(principal_directions(seen.gram, seen.total, seen.count, self.rank))
+                    p.part.common.done.fill_(True)
