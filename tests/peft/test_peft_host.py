@@ -1,0 +1,259 @@
+"""The host: tasks come and go, names are checked, nothing stays behind, and what is saved comes back."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import mtpeft
+from mtpeft.errors import MtpeftError, NotApplicable, UsageError
+from mtpeft.peft.adapt import as_methods
+from mtpeft.peft.host import Host
+from mtpeft.peft.route import Route
+from mtpeft.testing.zoo import zoo
+
+
+def make(method="lora@task", tasks=("a", "b"), family="vit"):
+    host = Host(zoo()[family](), as_methods(method), tasks).eval()
+    torch.manual_seed(0)
+    for owner in host.owners():
+        for tensor in host.tensors(owner).values():
+            tensor.data.add_(torch.randn_like(tensor), alpha=0.1)
+    return host
+
+
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_task_added_later_changes_no_other():
+    host = make()
+    before = host(IMAGES, "a").pooled
+    host.add_task("later")
+    assert torch.equal(host(IMAGES, "a").pooled, before)
+    assert host.count().per_task["later"] == host.count().per_task["a"] > 0
+
+
+def test_a_removed_task_takes_what_it_owns_along():
+    host = make()
+    before, owned = host(IMAGES, "b").pooled, set(host.tensors("a"))
+    host.remove_task("a")
+    assert owned and not host.tensors("a")
+    assert torch.equal(host(IMAGES, "b").pooled, before)
+    with pytest.raises(UsageError, match='no task "a"'):
+        host(IMAGES, "a")
+
+
+def test_a_frozen_owner_is_not_trained():
+    host = make("lora@shared+adaptformer@task")
+    host.freeze("a")
+    assert {name.split("/")[0] for name in host.trainable(["a", "b"])} == {"shared", "b"}
+    host.freeze("shared")
+    assert {name.split("/")[0] for name in host.trainable(["b"])} == {"b"}
+    host.unfreeze("shared")
+    assert {name.split("/")[0] for name in host.trainable(["b"])} == {"shared", "b"}
+
+
+@pytest.mark.parametrize("name", ["shared", "a/b", "", "-x", "two words", "a.b"])
+def test_task_names_that_cannot_be_files_are_refused(name):
+    with pytest.raises(UsageError, match="cannot name a task"):
+        make(tasks=[name])
+
+
+@pytest.mark.parametrize("name", ["cls", "mlp", "head", "items", "blocks", "weight", "A"])
+def test_task_names_that_are_path_segments_elsewhere_are_fine(name, tmp_path):
+    host = make("hydra-lora@task+lora@shared", [name, "other"])
+    expected = host(IMAGES, name).pooled
+    host.save(tmp_path)
+    again = Host(zoo()["vit"](), as_methods("hydra-lora@task+lora@shared"), [name, "other"]).eval()
+    again.load(tmp_path)
+    assert torch.equal(again(IMAGES, name).pooled, expected)
+
+
+def test_one_task_twice_is_refused():
+    with pytest.raises(UsageError, match="two tasks"):
+        make(tasks=["a", "a"])
+
+
+def test_an_unknown_task_is_named_with_the_closest():
+    with pytest.raises(UsageError, match='no task "pet"') as error:
+        make(tasks=["pets", "cells"])(IMAGES, "pet")
+    assert 'did you mean "pets"' in error.value.hint
+
+
+def test_as_many_tasks_as_images():
+    with pytest.raises(UsageError, match="2 tasks are given for 3 images"):
+        make()(IMAGES, ["a", "b"])
+
+
+def test_a_pattern_that_matches_nothing_lists_what_there_is():
+    with pytest.raises(UsageError, match="attn.queries") as error:
+        Host(zoo()["vit"](), [("lora", as_methods("lora")[0][1].__class__(at="attn.queries"))], ["a"])
+    assert "attn.q" in error.value.hint
+
+
+def test_a_refusal_leaves_the_backbone_as_it_was():
+    backbone = zoo()["resnet"]().requires_grad_(True)
+    before = copy.deepcopy(backbone.state_dict())
+    with pytest.raises((NotApplicable, UsageError)):
+        Host(backbone, as_methods("vpt-deep"), ["a"])
+    assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
+    assert all(p.requires_grad for p in backbone.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.modules())
+
+
+def test_detach_gives_back_order_classes_and_flags():
+    backbone = zoo()["beit"]()
+    backbone.blocks[0].attn.proj.weight.requires_grad_(False)
+    flags = {n: p.requires_grad for n, p in backbone.named_parameters()}
+    classes = [type(m) for m in backbone.modules()]
+    host = Host(backbone, as_methods("ssf+lora+adaptformer"), ["a"])
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert host.detach() is backbone
+    assert {n: p.requires_grad for n, p in backbone.named_parameters()} == flags
+    assert list(dict(backbone.named_parameters())) == list(flags)
+    assert [type(m) for m in backbone.modules()] == classes
+
+
+def test_a_merged_host_runs_only_what_it_was_merged_for():
+    host = make()
+    host.merge("a")
+    with pytest.raises(UsageError, match="merged for 'a'"):
+        host(IMAGES, "b")
+    with pytest.raises(UsageError, match="merged already"):
+        host.merge("a")
+    host.unmerge()
+    host(IMAGES, "b")
+
+
+def test_what_cannot_be_merged_says_why():
+    with pytest.raises(NotApplicable, match="depends on the input"):
+        make("hydra-lora").merge("a")
+    with pytest.raises(NotApplicable, match="no function of a weight"):
+        make("vpt-deep").merge("a")
+
+
+def test_batch_norm_statistics_stay_frozen_in_training():
+    host = make("lora", family="resnet").train()
+    before = {n: b.clone() for n, b in host.backbone.named_buffers()}
+    host(torch.randn(4, 3, 64, 64), "a").pooled.sum().backward()
+    assert all(torch.equal(before[n], b) for n, b in host.backbone.named_buffers())
+
+
+def test_parts_in_the_last_blocks_ask_for_no_gradient_before_them():
+    lora = type(as_methods("lora")[0][1])(blocks="last:1")
+    host = Host(zoo()["vit"](), [("lora", lora)], ["a"])
+    seen = []
+    for block in host.backbone.blocks:
+        block.register_forward_hook(lambda m, args, y: seen.append(y.requires_grad))
+    host(IMAGES, "a")
+    assert seen == [False, False, True]
+
+
+def test_a_side_network_asks_for_no_gradient_in_the_backbone():
+    host = make("lst")
+    kept = []
+    for block in host.backbone.blocks:
+        block.register_forward_hook(lambda m, args, y: kept.append(y.requires_grad))
+    assert host(IMAGES, "a").pooled.requires_grad
+    assert not any(kept)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=12))
+def test_sorted_routes_cover_the_batch_in_whole_segments(tasks):
+    route, order = Route.sorted(tasks)
+    assert sorted(order) == list(range(len(tasks)))
+    rebuilt = [s.task for s in route.segments for _ in range(s.start, s.stop)]
+    assert rebuilt == [tasks[i] for i in order]
+    assert len({s.task for s in route.segments}) == len(route.segments)
+
+
+class Logits(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, 2)
+
+    def forward(self, features):
+        return self.linear(features.pooled)
+
+
+def test_heads_are_shared_by_those_bound_to_them_and_removed_with_the_last():
+    host = make()
+    host.add_head("both", Logits(host.info.pooled))
+    host.bind_head("a", "both")
+    host.bind_head("b", "both")
+    assert host.predict(IMAGES, "a").shape == (3, 2)
+    host.remove_task("a")
+    assert "both" in host.heads
+    host.remove_task("b")
+    assert "both" not in host.heads
+
+
+def test_a_task_without_head_says_so():
+    with pytest.raises(UsageError, match='task "a" has no head'):
+        make().predict(IMAGES, "a")
+
+
+def saved(tmp_path, method="lora@task"):
+    host = make(method)
+    host.save(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_another_backbone_is_refused(tmp_path):
+    folder = saved(tmp_path)
+    other = zoo()["vit"]()
+    other.norm.bias.data += 1
+    with pytest.raises(MtpeftError, match="with other weights"):
+        mtpeft.load(folder, other)
+
+
+def test_another_method_is_refused(tmp_path):
+    with pytest.raises(MtpeftError, match="holds the methods lora"):
+        Host(zoo()["vit"](), as_methods("dora"), ["a"]).load(saved(tmp_path))
+
+
+def test_other_settings_are_refused_and_nothing_is_changed(tmp_path):
+    folder = saved(tmp_path)
+    lora = type(as_methods("lora")[0][1])(scope="task", rank=3)
+    host = Host(zoo()["vit"](), [("lora", lora)], ["a", "b"])
+    before = {k: t.clone() for k, t in host.tensors("a").items()}
+    with pytest.raises(MtpeftError, match="has shape"):
+        host.load(folder)
+    assert all(torch.equal(before[k], t) for k, t in host.tensors("a").items())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_damaged_file_is_named(tmp_path, damage):
+    folder = saved(tmp_path)
+    file = folder / "task.b.safetensors"
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-50])
+    else:
+        file.unlink()
+    with pytest.raises(MtpeftError, match=r"task\.b\.safetensors") as error:
+        mtpeft.load(folder, zoo()["vit"]())
+    assert error.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 99}'])
+def test_a_damaged_description_is_named(tmp_path, text):
+    folder = saved(tmp_path)
+    (folder / "adapter.json").write_text(text)
+    with pytest.raises(MtpeftError, match=r"adapter\.json"):
+        mtpeft.load(folder, zoo()["vit"]())
+
+
+def test_a_plugin_that_is_gone_is_named(tmp_path):
+    folder = saved(tmp_path)
+    description = json.loads((folder / "adapter.json").read_text())
+    description["methods"][0]["class"] = "mtpeft_gone.method:Gone"
+    (folder / "adapter.json").write_text(json.dumps(description))
+    with pytest.raises(MtpeftError, match=r"mtpeft_gone\.method:Gone") as error:
+        mtpeft.load(folder, zoo()["vit"]())
+    assert "install" in error.value.hint
