@@ -1,0 +1,80 @@
+"""Every registered method passes the kit: on a plain transformer, and on other families in rotation.
+
+`GROUND` are the methods that prove the part kinds; they run on every family of `PROMISED`, others on two families. The full
+matrix, and compilation of every method, carry the marker ``slow``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mtpeft.plugins import registry
+from mtpeft.testing import check_method, method_checks, zoo
+
+SCOPES = ("shared", "task")
+GROUND = (
+    "full", "linear-probe", "bitfit", "lora", "dora", "hydra-lora", "adaptformer", "vpt-shallow", "vpt-deep", "ssf",
+    "lst",
+)  # fmt: skip
+PROMISED = ("vit", "swin", "swinv2", "beit", "eva02", "convnext", "resnet")
+OTHERS = tuple(family for family in zoo() if family not in PROMISED)
+COMPILED = ("dora", "hydra-lora", "adaptformer", "vpt-shallow", "vpt-deep", "lst")
+CONFIGURED: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("lora", "vit", {"rslora": True, "dropout": 0.2, "at": "linear | conv"}),
+    ("lora", "swin", {"blocks": "last:1"}),
+    ("hydra-lora", "vit", {"route": "task"}),
+    ("hydra-lora", "eva02", {"route": "task"}),
+    ("hydra-lora", "vit", {"route": "both", "dropout": 0.2}),
+    ("hydra-lora", "convnext", {"route": "both"}),
+    ("adaptformer", "vit-reg4", {"ln_in": True, "hidden": 8}),
+    ("ssf", "vit", {"init": "identity"}),
+    ("ssf", "beit", {"init": "identity"}),
+    ("bitfit", "swinv2", {"norm_bias": False}),
+)
+
+
+def everyday() -> Iterator[tuple[str, str, str]]:
+    """``(method, family, scope)``; scopes take turns."""
+    for index, name in enumerate(sorted(registry("methods"))):
+        yield from ((name, "vit", scope) for scope in SCOPES)
+        rotated = PROMISED[1:] if name in GROUND else (PROMISED[1 + index % 6], OTHERS[index % len(OTHERS)])
+        yield from ((name, family, SCOPES[(index + turn) % 2]) for turn, family in enumerate(rotated))
+
+
+def everything() -> list[tuple[str, str, str]]:
+    """What the everyday matrix leaves out."""
+    done = set(everyday())
+    cells = [(n, f, s) for n in sorted(registry("methods")) for f in zoo() for s in SCOPES]
+    return [cell for cell in cells if cell not in done]
+
+
+@pytest.mark.parametrize(("method", "family", "scope"), list(everyday()))
+def test_conformance(method: str, family: str, scope: str) -> None:
+    check_method(method, [family], scopes=[scope], slow=False)
+
+
+@pytest.mark.parametrize(("method", "family", "settings"), CONFIGURED)
+def test_conformance_as_configured(method: str, family: str, settings: dict[str, Any]) -> None:
+    check_method(method, [family], slow=False, settings=settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "family", "scope"), everything())
+def test_conformance_everywhere(method: str, family: str, scope: str) -> None:
+    check_method(method, [family], scopes=[scope], slow=False)
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(n, marks=[] if n in COMPILED else [pytest.mark.slow]) for n in sorted(registry("methods"))]
+)
+def test_compiles_into_one_graph(method: str) -> None:
+    (check,) = [c for c in method_checks(method, ["vit"], ["shared"]) if c.slow]
+    check()
+
+
+def test_the_ground_is_registered() -> None:
+    assert set(GROUND) <= set(registry("methods"))
+    assert set(PROMISED) <= set(zoo())
