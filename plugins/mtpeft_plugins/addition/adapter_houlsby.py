@@ -1,0 +1,33 @@
+"""The adapter of Houlsby et al. (ICML 2019, arXiv 1902.00751): a bottleneck behind attention and one behind the MLP.
+
+``y' = y + up(phi(down y))`` with ``y`` the output of attention or MLP, before it joins the stream. ``up`` starts at
+zero (the paper draws both maps near it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mtpeft.api import Method, OutputPart, Site
+from mtpeft_plugins.addition._bottleneck import Activation
+from mtpeft_plugins.addition.adapter_pfeiffer import Sequential
+
+
+@dataclass
+class AdapterHoulsby(Method):
+    """Two bottleneck adapters for each block."""
+
+    paper = "Parameter-Efficient Transfer Learning for NLP, ICML 2019, arXiv 1902.00751"
+    families = "all; behind whole blocks where there are neither attentions nor MLPs"
+
+    at: str = "attn mlp | block"
+    hidden: int = 8
+    activation: Activation = "gelu"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
+        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+
+    def part(self, site: Site) -> OutputPart:
+        return Sequential(site.width, self.hidden, self.activation, self.dropout)

@@ -1,0 +1,46 @@
+"""Adapter+ (CVPR 2024, arXiv 2406.06820): a bottleneck behind each MLP with a gain for each channel.
+
+``y' = y + g * up(GELU(down y))``, ``g (d,)``. Both maps are drawn from a normal of deviation .01, cut at two
+deviations, and ``g`` is one, so it starts near the identity and not at it, as in the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.api import Method, OutputPart, Site
+from mtpeft_plugins.addition._bottleneck import Bottleneck
+
+
+class Scaled(OutputPart):
+    """``y + g * up(GELU(down y))``."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.bottleneck, self.gain = Bottleneck(width, hidden), nn.Parameter(torch.ones(width))
+        for linear in (self.bottleneck.down, self.bottleneck.up):
+            nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.02, b=0.02)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.gain * self.bottleneck(y)
+
+
+@dataclass
+class AdapterPlus(Method):
+    """A bottleneck adapter with channel-wise scaling behind each MLP."""
+
+    paper = "Adapters Strike Back, CVPR 2024, arXiv 2406.06820"
+    identity_at_init = False
+    families = "all; behind whole blocks where there are no MLPs"
+
+    at: str = "mlp | block"
+    hidden: int = 8
+
+    def __post_init__(self) -> None:
+        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
+
+    def part(self, site: Site) -> OutputPart:
+        return Scaled(site.width, self.hidden)
