@@ -1,0 +1,76 @@
+"""Res-Tuning (NeurIPS 2023, arXiv 2310.19859): a tuner beside any operation, ``y' = OP(x) + tuner(x)``.
+
+The tuner is an adapter ``up(GELU(down x))``, a prefix ``softmax(x K^T / sqrt(d_h)) V`` with learned keys and
+values, or a prompt, whose tokens are keys and values at once; prefix and prompt read ``x`` itself as the query,
+head by head (the paper takes the attention's own query). What the tuner adds is zero at the start: ``up``, ``V`` or
+the prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpeft.api import Method, NotApplicable, OutputPart, Site, zeros
+from mtpeft_plugins.addition._bottleneck import Bottleneck
+
+
+class BesideOperation(OutputPart):
+    """``y + s tuner(x)``."""
+
+    def __init__(self, tuner: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.tuner, self.scale = tuner, scale
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.scale * self.tuner(x)
+
+
+class Attended(nn.Module):
+    """Attention of ``x (..., d)`` to ``values (p, d)`` under ``keys (p, d)``; without keys the values are both."""
+
+    def __init__(self, width: int, tokens: int, heads: int, keys: bool) -> None:
+        super().__init__()
+        self.heads, self.values = heads, zeros(tokens, width)
+        self.keys = nn.Parameter(torch.empty(tokens, width)) if keys else None
+        if keys:
+            nn.init.xavier_uniform_(self.keys)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = self.values if self.keys is None else self.keys
+        query = x.reshape(-1, self.heads, x.shape[-1] // self.heads).transpose(0, 1)
+        key, value = (t.unflatten(-1, (self.heads, -1)).transpose(0, 1).to(x.dtype) for t in (keys, self.values))
+        return F.scaled_dot_product_attention(query, key, value).transpose(0, 1).reshape(x.shape)
+
+
+@dataclass
+class ResTuning(Method):
+    """Tuners beside attention and MLP."""
+
+    paper = "Res-Tuning, NeurIPS 2023, arXiv 2310.19859"
+    families = "backbones with attentions or MLPs"
+
+    at: str = "attn mlp"
+    tuner: Literal["adapter", "prefix", "prompt"] = "adapter"
+    hidden: int = 8
+    tokens: int = 10
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
+        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one token")
+
+    def part(self, site: Site) -> OutputPart:
+        if not site.keeps_shape:
+            raise NotApplicable(
+                f"a tuner of {site.name} needs one shape before and behind, and {site.model.family} changes it there",
+                hint='choose other sites, such as at = "mlp"',
+            )
+        if self.tuner == "adapter":
+            return BesideOperation(Bottleneck(site.width, self.hidden), self.scale)
+        heads = getattr(site.module, "num_heads", 1)
+        return BesideOperation(Attended(site.width, self.tokens, heads, self.tuner == "prefix"), self.scale)

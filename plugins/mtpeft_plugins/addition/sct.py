@@ -1,0 +1,95 @@
+"""SCT, salient channel tuning (IJCV 2023, arXiv 2309.08513): a square map on the few channels that a task uses most.
+
+``x[K] += s (W x[K] + b)`` on the stream behind each attention. ``K`` are the channels with the largest activations
+on the training data: for each class the root of the mean square over its images and tokens, then the mean over
+classes (samples without a class label count as one class). They are chosen once, before training, and saved with
+the part. ``W`` and ``b`` start at zero (the released code draws them); until data was seen, ``K`` are the first
+channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtpeft.api import SHARED, Context, InputPart, Method, Site, zeros
+
+
+class ChosenChannels(InputPart):
+    """``weight (K, K)``, ``bias (K,)`` and the indices ``channels (K,)``."""
+
+    def __init__(self, owner: str, width: int, count: int, scale: float) -> None:
+        super().__init__()
+        self.owner, self.scale = owner, scale
+        self.weight, self.bias = zeros(count, count), zeros(count)
+        self.register_buffer("channels", torch.arange(count))
+        self.register_buffer("chosen", torch.tensor(0))
+        self.squares: dict[int, list[Tensor]] | None = None
+        self.labels: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.squares is not None:
+            self.watch(x.float().square().flatten(1, -2).mean(1))
+        change = self.scale * F.linear(x[..., self.channels], self.weight, self.bias)
+        return x.index_add(-1, self.channels, change.to(x.dtype))
+
+    def watch(self, squares: Tensor) -> None:
+        """Note the mean squares ``(B, C)`` of the samples of `labels`."""
+        for label, row in zip(self.labels, squares, strict=True):
+            self.squares.setdefault(label, []).append(row)
+
+    @torch.no_grad()
+    def choose(self) -> None:
+        """The channels with the largest mean over classes of the root mean square."""
+        rows, self.squares = self.squares, None
+        if rows:
+            importance = torch.stack([torch.stack(row).mean(0).sqrt() for row in rows.values()]).mean(0)
+            self.channels.copy_(importance.topk(len(self.channels)).indices.sort().values)
+            self.chosen.fill_(1)
+
+
+@dataclass
+class Sct(Method):
+    """A small square map on each block's most active channels; ``channels`` is at most the stream's width."""
+
+    paper = "Salient Channel Tuning, IJCV 2023, arXiv 2309.08513"
+    families = "backbones whose blocks have an attention and an MLP"
+
+    at: str = "middle"
+    channels: int = 96
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.check(self.channels >= 1, f"channels is {self.channels}", "give at least one channel")
+
+    def part(self, site: Site) -> InputPart:
+        return ChosenChannels(site.owner, site.width, min(self.channels, site.width), self.scale)
+
+    @torch.no_grad()
+    def calibrate(self, context: Context) -> None:
+        host = context.host
+        mine = [host.parts.built[name] for name, method in host.methods.items() if method is self]
+        owners = {SHARED, *context.tasks}
+        parts = [p for built in mine for p in built.modules() if isinstance(p, ChosenChannels) and p.owner in owners]
+        waiting = [part for part in parts if not part.chosen]
+        for part in waiting:
+            part.squares = {}
+        training = host.training
+        host.eval()
+        for task, images, targets in context.batches() if waiting else ():
+            for part in waiting:
+                part.labels = [label_of(target) for target in targets]
+            host(images, task)
+        host.train(training)
+        for part in waiting:
+            part.choose()
+
+
+def label_of(target: dict[str, Any]) -> int:
+    """The class of an image; -1 for all images of a task that labels something else."""
+    label = target.get("label")
+    return int(label) if label is not None else -1
