@@ -1,0 +1,45 @@
+"""Prefix tuning (ACL 2021, arXiv 2101.00190): learned keys and values before those of every attention.
+
+``K' = [P_K; K]``, ``V' = [P_V; V]``; attention does not depend on their order, and here they come behind. The
+prefixes are trained directly (the paper trains them through an MLP), Xavier-uniform at the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.api import KeyValuePart, Method, Site
+
+
+class Prefixes(KeyValuePart):
+    """Keys and values, each ``(1, p, d)``."""
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        self.keys, self.values = (nn.Parameter(torch.empty(1, tokens, width)) for _ in "kv")
+        for prefix in (self.keys, self.values):
+            nn.init.xavier_uniform_(prefix[0])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.keys, self.values
+
+
+@dataclass
+class Prefix(Method):
+    """Learned keys and values for every attention."""
+
+    paper = "Prefix-Tuning, ACL 2021, arXiv 2101.00190"
+    identity_at_init = False
+    families = "ViT-like backbones whose attention is global, calls its projections and mixes no positions"
+
+    at: str = "attn"
+    tokens: int = 10
+
+    def __post_init__(self) -> None:
+        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one prefix token")
+
+    def part(self, site: Site) -> KeyValuePart:
+        return Prefixes(site.width, self.tokens)

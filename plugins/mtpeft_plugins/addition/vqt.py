@@ -1,0 +1,103 @@
+"""VQT, visual query tuning (CVPR 2023, arXiv 2212.03220): learned queries that sum up each block's tokens for the head.
+
+In block ``l`` prompts ``P_l (p, d)`` ask, and the block's tokens answer as they do among themselves: ``Z = P +
+Attention(q(LN1 P), K, V)``, ``Z' = Z + MLP(LN2 Z)`` with the block's frozen weights. No token sees a prompt, so the
+backbone's features stay bit for bit and need no gradient. The head sees the pooled vector and all ``L p`` outputs,
+joined (the paper then prunes the head's inputs, which is left to the head here). Beside other methods the keys and
+values are the adapted ones, and the prompts' own way through projections and MLP is the frozen one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Attention, Block
+from torch import Tensor, nn
+
+from mtpeft.api import Features, FeaturesInfo, Method, NotApplicable, OutputPart, Part, SidePart, Site
+
+
+class Queries(OutputPart):
+    """``(1, p, d)``, drawn like VPT's prompts; reads the block's keys and values and changes nothing."""
+
+    def __init__(self, site: Site, tokens: int) -> None:
+        super().__init__()
+        width = site.in_features
+        bound = math.sqrt(6 / (site.model.patch_inputs + width))
+        self.tokens = nn.Parameter(torch.empty(1, tokens, width).uniform_(-bound, bound))
+        # frozen, and not the part's own: neither counted nor saved with it
+        self.__dict__["block"] = site.model.modules[site.model.blocks[site.block]]
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.scratch["summaries"] = (*self.scratch.get("summaries", ()), self.summary(y))
+        return y
+
+    def summary(self, projected: Tensor) -> Tensor:
+        """The block's output ``(B, p, d)`` for the prompts, given what ``qkv`` makes of all tokens, ``(B, N, 3 d)``."""
+        block, attention = self.__dict__["block"], self.__dict__["block"].attn
+        own = attention.qkv.forward(block.norm1.forward(self.tokens))
+        query, _, _ = heads_of(own, attention)
+        _, key, value = heads_of(projected, attention)
+        read = F.scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)
+        read = attention.norm.forward(read.transpose(1, 2).flatten(2))
+        z = self.tokens + block.ls1.forward(attention.proj.forward(read))
+        hidden = block.mlp.act.forward(block.mlp.fc1.forward(block.norm2.forward(z)))
+        return z + block.ls2.forward(block.mlp.fc2.forward(block.mlp.norm.forward(hidden)))
+
+
+def heads_of(projected: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+    """``(B, N, 3 d)`` to queries, keys and values, each ``(B, heads, N, d / heads)``, normalised as the model does."""
+    query, key, value = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return attention.q_norm.forward(query), attention.k_norm.forward(key), value
+
+
+class Joined(SidePart):
+    """The summaries of all blocks behind the pooled vector."""
+
+    def forward(self, features: Features) -> Features:
+        summaries = [z.flatten(1) for z in self.scratch["summaries"]]
+        return replace(features, pooled=torch.cat([features.pooled, *summaries], 1))
+
+
+@dataclass
+class Vqt(Method):
+    """Learned queries to every block, for the head alone."""
+
+    paper = "Visual Query Tuning, CVPR 2023, arXiv 2212.03220"
+    families = "plain ViTs (timm's own block) without rotary or relative positions"
+
+    at: str = "attn.qkv features"
+    tokens: int = 10
+
+    @property
+    def identity_at_init(self) -> bool:  # type: ignore[override]
+        """False: the head sees more than the backbone gives, though all of that is unchanged."""
+        return False
+
+    @property
+    def needs_task_id(self) -> bool:  # type: ignore[override]
+        """With queries for each task the head's inputs are as wide as the task makes them."""
+        return self.scope == "task"
+
+    def __post_init__(self) -> None:
+        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one query token")
+
+    def common(self, sites: Sequence[Site]) -> None:
+        if all("features" in site.tags for site in sites):
+            raise NotApplicable("vqt asks the attention of plain ViT blocks, and this backbone has none")
+        self.added = sum(self.tokens * site.in_features for site in sites if site.block is not None)
+
+    def features_info(self, info: FeaturesInfo) -> FeaturesInfo:
+        return replace(info, pooled=info.pooled + getattr(self, "added", 0))
+
+    def part(self, site: Site) -> Part:
+        if "features" in site.tags:
+            return Joined()
+        block = site.model.modules[site.model.blocks[site.block]]
+        if type(block) is not Block or type(block.attn) is not Attention or block.attn.gate is not None:
+            raise NotApplicable(f"vqt asks the attention of a plain ViT block, and {site.model.family} has another")
+        return Queries(site, self.tokens)
