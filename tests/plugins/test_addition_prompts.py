@@ -1,0 +1,211 @@
+"""The equations of prompts, prefixes and side streams, on tiny backbones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpeft.errors import NotApplicable, UsageError
+from mtpeft.peft.host import Host
+from mtpeft.plugins import resolve
+from mtpeft.testing import zoo
+
+
+def method_host(name: str, family: str = "vit", random: bool = True, **settings) -> Host:
+    """A host with one shared method whose parts are drawn at random."""
+    torch.manual_seed(0)
+    host = Host(zoo()[family](), [(name, resolve("methods", name)(**settings))], ["a"])
+    for parameter in host.parts.parameters() if random else ():
+        nn.init.normal_(parameter, std=0.3)
+    return host.eval()
+
+
+def parts_at(host: Host) -> dict[str, nn.Module]:
+    (name,) = host.methods
+    return dict(host.parts.built[name]["shared"].items())
+
+
+def expect_close(mine: Tensor, other: Tensor) -> None:
+    torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def attention(module: nn.Module, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """``module`` on ``x (B, N, 32)`` with more keys and values ``(p, 32)`` in front, two heads, by hand."""
+    q, k, v = (x @ module.qkv.weight.T + module.qkv.bias).chunk(3, -1)
+    k, v = (torch.cat([extra.expand(len(x), -1, -1), own], 1) for extra, own in ((keys, k), (values, v)))
+    heads = []
+    for h in (slice(0, 16), slice(16, 32)):
+        weights = (q[..., h] @ k[..., h].transpose(1, 2) / 4).softmax(-1)
+        heads.append(weights @ v[..., h])
+    return torch.cat(heads, -1) @ module.proj.weight.T + module.proj.bias
+
+
+def test_prefix_joins_learned_keys_and_values():
+    host, plain, x = method_host("prefix", tokens=3), zoo()["vit"]().blocks[1].attn, torch.randn(2, 17, 32)
+    host(torch.zeros(2, 3, 32, 32))
+    part = parts_at(host)["blocks.1.attn"]
+    expect_close(host.backbone.blocks[1].attn(x), attention(plain, x, part.keys[0], part.values[0]))
+
+
+def test_prefixes_start_xavier_uniform():
+    part = parts_at(method_host("prefix", random=False, tokens=10))["blocks.0.attn"]
+    bound = (6 / (10 + 32)) ** 0.5
+    for prefix in (part.keys.detach(), part.values.detach()):
+        assert 0.9 * bound < float(prefix.abs().max()) <= bound
+
+
+def test_e2vpt_shares_a_prompt_between_keys_and_values_and_adds_tokens():
+    host, plain = method_host("e2vpt", tokens=2, key_values=3), zoo()["vit"]().blocks[1]
+    parts, x = parts_at(host), torch.randn(2, 17, 32)
+    host(torch.zeros(2, 3, 32, 32))
+    prompts, shared = parts["blocks.1.tokens"].tokens[0], parts["blocks.1.attn"].tokens[0]
+    z = torch.cat([x[:, :1], prompts.expand(2, -1, -1), x[:, 1:]], 1)
+    z = z + attention(plain.attn, plain.norm1(z), shared, shared)
+    z = z + plain.mlp(plain.norm2(z))
+    expect_close(host.backbone.blocks[1](x), torch.cat([z[:, :1], z[:, 3:]], 1))
+
+
+@pytest.mark.parametrize("name", ["prefix", "e2vpt"])
+@pytest.mark.parametrize("family", ["beit", "swin", "dinov3"])
+def test_key_value_prompts_refuse_positions_inside_attention(name, family):
+    with pytest.raises(NotApplicable, match="mixes positions or windows"):
+        method_host(name, family)
+
+
+@pytest.mark.parametrize("family", ["vit", "vit-gap", "resnet"])
+def test_vp_adds_a_frame(family):
+    host = method_host("vp", family, width=5)
+    ((_, part),) = parts_at(host).items()
+    height, width = host.image_size
+    images = torch.randn(2, 3, height, width)
+    framed = images.clone()
+    framed[:, :, :5] += part.top
+    framed[:, :, -5:] += part.bottom
+    framed[:, :, 5:-5, :5] += part.left
+    framed[:, :, 5:-5, -5:] += part.right
+    expect_close(part(images.movedim(1, -1)).movedim(-1, 1), framed)
+    expect_close(host(images, "a").pooled, Host(zoo()[family]()).eval()(framed).pooled)
+
+
+def test_vp_frames_images_of_another_size():
+    ((_, part),) = parts_at(method_host("vp", "resnet", width=5)).items()
+    with torch.no_grad():
+        change = part(torch.zeros(1, 96, 128, 3))
+    assert bool(change.any(-1)[:, :5].all())
+    assert bool(change.any(-1)[:, :, -5:].all())
+    assert not change[:, 5:-5, 5:-5].any()
+
+
+def test_vp_keeps_the_papers_proportion_by_default():
+    ((_, part),) = parts_at(method_host("vp", "resnet")).items()
+    assert part.border == round(64 * 30 / 224)
+
+
+def test_vp_refuses_a_border_that_leaves_nothing():
+    with pytest.raises(NotApplicable, match="16 pixels wide leaves nothing of an image of 32 x 32") as error:
+        method_host("vp", width=16)
+    assert error.value.hint == "set width smaller"
+
+
+def with_streams(host: Host, x: Tensor, start: int, feed=lambda z: z) -> Tensor:
+    """The blocks of a plain ViT with a side stream along them."""
+    parts, h = parts_at(host), 0.0
+    for index, block in enumerate(zoo()["vit"]().blocks):
+        part = parts[f"blocks.{index}"]
+        h = h + x @ part.A.T @ part.B.T
+        x = block(x) + (feed(h / (1 + torch.exp(-100 * h))) if index >= start else 0)
+    return x
+
+
+@pytest.mark.parametrize("start", [None, 0, 2])
+def test_dtl_feeds_its_stream_back_in_late_blocks(start):
+    host, seen = method_host("dtl", start=start), []
+    host.backbone.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    host.backbone.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    host(torch.randn(2, 3, 32, 32), "a")
+    expect_close(seen[1], with_streams(host, seen[0], 1 if start is None else start))
+
+
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_dtl_plus_convolves_the_grid_of_the_stream(kernel):
+    host, seen = method_host("dtl-plus", kernel=kernel), []
+    weight = host.parts.commons["dtl-plus"]["shared"].weight
+    assert weight.shape == (32, 1, kernel, kernel)
+    host.backbone.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    host.backbone.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    host(torch.randn(2, 3, 32, 32), "a")
+
+    def feed(theta: Tensor) -> Tensor:
+        image = theta[:, 1:].reshape(2, 4, 4, 32).movedim(-1, 1)
+        low = (kernel - 1) // 2
+        padded = F.pad(image, (low, kernel - 1 - low, low, kernel - 1 - low))
+        windows = padded.unfold(2, kernel, 1).unfold(3, kernel, 1)  # (2, 32, 4, 4, k, k)
+        grid = (windows * weight.view(32, 1, 1, kernel, kernel)).sum((-1, -2))
+        return torch.cat([theta[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+    expect_close(seen[1], with_streams(host, seen[0], 1, feed))
+
+
+def test_dtl_needs_no_gradient_before_the_first_block_that_is_fed_back():
+    host, seen = method_host("dtl", start=2), []
+    host.backbone.blocks[1].register_forward_hook(lambda module, args, output: seen.append(output))
+    assert host(torch.randn(1, 3, 32, 32), "a").pooled.requires_grad
+    assert not seen[0].requires_grad
+
+
+def test_dtl_refuses_a_start_behind_the_last_block():
+    with pytest.raises(NotApplicable, match="fed back from block 9 on") as error:
+        method_host("dtl", start=9)
+    assert error.value.hint == "set start lower"
+
+
+@pytest.mark.parametrize("family", ["vit", "siglip", "vit-reg4"])
+def test_vqt_reads_what_a_masked_block_would_give_its_prompts(family):
+    host, plain, seen = method_host("vqt", family, tokens=3), Host(zoo()[family]()).eval(), []
+    images = torch.randn(2, 3, *host.image_size)
+    for block in plain.backbone.blocks:
+        block.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    before, after = plain(images), host(images, "a")
+    expected = []
+    for index, (block, x) in enumerate(zip(zoo()[family]().blocks, seen, strict=True)):
+        prompts = parts_at(host)[f"blocks.{index}.attn.qkv"].tokens.expand(2, -1, -1)
+        mask = torch.zeros(x.shape[1] + 3, x.shape[1] + 3)
+        mask[:, -3:] = float("-inf")  # nobody sees a prompt
+        expected.append(block(torch.cat([x, prompts], 1), attn_mask=mask)[:, -3:].flatten(1))
+    assert host.info.pooled == after.pooled.shape[1] == 32 + 3 * 3 * 32
+    expect_close(after.pooled[:, 32:], torch.cat(expected, 1))
+    assert torch.equal(after.pooled[:, :32], before.pooled)
+    assert torch.equal(after.maps[-1], before.maps[-1])
+
+
+def test_vqt_keeps_no_gradient_in_the_backbone():
+    host = method_host("vqt")
+    features = host(torch.randn(1, 3, 32, 32), "a")
+    assert features.pooled.requires_grad
+    assert not features.maps[-1].requires_grad
+
+
+@pytest.mark.parametrize("family", ["swin", "resnet", "eva02-base"])
+def test_vqt_refuses_other_blocks(family):
+    with pytest.raises(NotApplicable, match="plain ViT block"):
+        method_host("vqt", family)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("prefix", {"tokens": 0}),
+        ("e2vpt", {"tokens": 0}),
+        ("e2vpt", {"key_values": 0}),
+        ("vp", {"width": 0}),
+        ("vqt", {"tokens": 0}),
+        ("dtl", {"rank": 0}),
+        ("dtl", {"start": -1}),
+        ("dtl-plus", {"kernel": 0}),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, settings):
+    with pytest.raises(UsageError):
+        resolve("methods", name)(**settings)
