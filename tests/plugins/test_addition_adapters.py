@@ -69,13 +69,14 @@ def test_sequential_adapters_bend_the_branches(name, behind, activation):
 
 
 def test_adapter_plus_scales_each_channel():
-    host = method_host("adapter-plus")
-    part, x, y = parts_at(host)["blocks.0.mlp"], torch.randn(2, 5, 32), torch.randn(2, 5, 32)
-    expect_close(part(x, y), y + part.gain * bottleneck(part.bottleneck, y))
+    host, x = method_host("adapter-plus"), torch.randn(2, 17, 32)
+    host(torch.zeros(2, 3, 32, 32))
+    part, y = parts_at(host)["blocks.1"], zoo()["vit"]().blocks[1](x)
+    expect_close(host.backbone.blocks[1](x), y + part.gain * bottleneck(part.bottleneck, y))
 
 
 def test_adapter_plus_starts_small_with_gains_of_one():
-    part = parts_at(method_host("adapter-plus", random=False))["blocks.0.mlp"]
+    part = parts_at(method_host("adapter-plus", random=False))["blocks.0"]
     assert bool((part.gain == 1).all())
     weights = torch.cat([p.detach().flatten() for p in (part.bottleneck.down.weight, part.bottleneck.up.weight)])
     assert 0.007 < float(weights.std()) < 0.011

@@ -1,7 +1,8 @@
-"""Adapter+ (CVPR 2024, arXiv 2406.06820): a bottleneck behind each MLP with a gain for each channel.
+"""Adapter+ (CVPR 2024, arXiv 2406.06820): a bottleneck behind each block with a gain for each channel.
 
-``y' = y + g * up(GELU(down y))``, ``g (d,)``. Both maps are drawn from a normal of deviation .01, cut at two
-deviations, and ``g`` is one, so it starts near the identity and not at it, as in the paper.
+``x' = x + g * up(GELU(down x))`` with ``x`` the stream behind the MLP's residual connection (the paper's Post-Adapter) and
+``g (d,)``. Both maps are drawn from a normal of deviation .01, cut at two deviations, and ``g`` is one, so it starts
+near the identity and not at it, as in the paper.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ class Scaled(OutputPart):
 
 @dataclass
 class AdapterPlus(Method):
-    """A bottleneck adapter with channel-wise scaling behind each MLP."""
+    """A bottleneck adapter with channel-wise scaling on the stream behind each block."""
 
     paper = "Adapters Strike Back, CVPR 2024, arXiv 2406.06820"
     identity_at_init = False
-    families = "all; behind whole blocks where there are no MLPs"
+    families = "all"
 
-    at: str = "mlp | block"
+    at: str = "block"
     hidden: int = 8
 
     def __post_init__(self) -> None:
