@@ -1,6 +1,6 @@
 """Pre-train the embedded micro ViT on procedural scenes and write `mtpeft/backbone/micro.safetensors`.
 
-    python benchmarks/pretrain_micro.py --steps 8000 --out mtpeft/backbone/micro.safetensors
+    python benchmarks/pretrain_micro.py --steps 6500 --out mtpeft/backbone/micro.safetensors
 
 Four temporary linear readouts teach it, and are dropped: what each patch shows (class of the object there), where that
 object's box ends, which of the patch's pixels are ink, and (from the class token) what is in the scene at all. The
@@ -92,8 +92,8 @@ def optimizers(model: nn.Module, readouts: nn.Module) -> list[torch.optim.Optimi
     ]
 
 
-def rate(step: int, steps: int, warmup: int = 200, decay: float = 0.4) -> float:
-    """Warm-up, a plateau, and a linear decay over the last 40 % of the steps."""
+def rate(step: int, steps: int, warmup: int = 200, decay: float = 0.3) -> float:
+    """Warm-up, a plateau, and a linear decay over the last 30 % of the steps."""
     return min(1.0, (step + 1) / warmup, (steps - step) / (decay * steps))
 
 
@@ -172,7 +172,7 @@ def train(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=6500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
