@@ -60,6 +60,14 @@ class Parts(nn.Module):
             if owner in copies.copies:
                 copies.remove(owner)
 
+    def fit(self, owner: str, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
+        """Let the parts of ``owner`` make room for saved tensors ``METHOD/SITE/TENSOR``."""
+        for name, owners in self.built.items():
+            for site, part in owners[owner].items() if owner in owners else ():
+                start = f"{name}/{site}/"
+                part.fit({key.removeprefix(start): shape for key, shape in shapes.items() if key.startswith(start)})
+                part.to(device)
+
     def plan(self, task: str | None, tasks: Sequence[str]) -> tuple[Placed, ...]:
         """The parts that act for ``task``, in the order they apply."""
         found: list[Placed] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -409,6 +409,12 @@ class Host(nn.Module):
     def save(self, directory: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write the adapter folder: one safetensors file for each owner, heads apart, ``adapter.json``."""
         store.save(self, Path(directory), extra or {})
+
+    def fit(self, owner: str, tensors: Mapping[str, Tensor]) -> None:
+        """Let the parts of ``owner`` make room for saved ``tensors``, where data decided what they hold."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.parts.fit(owner, shapes, next(self.backbone.parameters()).device)
+        self._apply_frozen()
 
     def load(self, directory: str | Path) -> dict[str, Any]:
         """Read what `save` wrote into this host; returns the ``extra``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +40,12 @@ class Part(nn.Module):
         """What this method's parts leave for later ones within a pass, for the samples they see; empty at first."""
         cell: Cell = self.__dict__["cell"]
         return cell.now.scratch.setdefault(cell.stretch, {})
+
+    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for saved tensors of these names and shapes, which are read in next.
+
+        Only for a part whose tensors the data decides: how many weights it trains, or whether it trains any.
+        """
 
     @property
     def layout(self) -> TokenLayout:

@@ -58,7 +58,10 @@ def load(host: Host, directory: Path) -> dict[str, Any]:
         host.add_task(task)
     pairs: list[tuple[Tensor, Tensor]] = []
     for owner in (SHARED, *description["tasks"]):
-        pairs += _matched(host.tensors(owner), read_tensors(directory / file_name(owner)), directory / file_name(owner))
+        path = directory / file_name(owner)
+        saved = read_tensors(path)
+        host.fit(owner, saved)
+        pairs += _matched(host.tensors(owner), saved, path)
     for name in description["heads"]:
         path = directory / f"head.{name}.safetensors"
         if name in host.heads:

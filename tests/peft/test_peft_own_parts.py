@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.api import Method, Site, WeightPart
 from mtpeft.peft.host import Host
 from mtpeft.peft.sites import find_sites
 from mtpeft.plugins import resolve
@@ -30,3 +37,54 @@ def test_a_merged_state_has_timms_keys_where_a_bias_is_no_saved_buffer():
     merged = host.merged_state("a")
     host.detach()
     assert set(merged) == set(backbone.state_dict())
+
+
+class Rows(WeightPart):
+    """Shifts the first ``n`` rows of a weight; data decides ``n``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hold(2)
+
+    def hold(self, count: int) -> None:
+        self.shift = nn.Parameter(torch.zeros(count)) if count else None
+
+    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.hold(shapes["shift"][0] if "shift" in shapes else 0)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        count = 0 if self.shift is None else len(self.shift)
+        return torch.cat([weight[:count] + self.shift[:, None], weight[count:]]) if count else weight
+
+
+@dataclass
+class Shifted(Method):
+    at: str = "mlp.fc1"
+
+    def part(self, site: Site) -> WeightPart:
+        return Rows()
+
+
+def test_parts_make_room_for_what_data_decided_before_it_is_loaded(tmp_path):
+    def host() -> Host:
+        return Host(zoo()["vit"](), [("rows", Shifted())], ["a"]).eval()
+
+    saved, loaded = host(), host()
+    for count, placed in zip((5, 0, 2), saved.parts_of(saved.methods["rows"], ["a"]), strict=True):
+        placed.part.hold(count)
+    with torch.no_grad():
+        for parameter in saved.trainable(["a"]).values():
+            parameter.normal_()
+    saved.save(tmp_path)
+    loaded.load(tmp_path)
+    images = torch.randn(2, 3, *saved.image_size)
+    assert [len(p) for p in loaded.trainable(["a"]).values()] == [5, 2]
+    assert torch.equal(loaded(images, "a").pooled, saved(images, "a").pooled)
+
+
+def test_parts_that_made_room_stay_frozen_with_their_owner(tmp_path):
+    host = Host(zoo()["vit"](), [("rows", Shifted())], ["a"])
+    host.save(tmp_path)
+    host.freeze("shared")
+    host.load(tmp_path)
+    assert not host.trainable(["a"])
