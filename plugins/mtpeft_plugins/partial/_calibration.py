@@ -106,11 +106,11 @@ def summed_gradients(
     Gives None where there was no batch.
     """
     sums = [torch.zeros_like(site.weight, dtype=torch.float32) for site in sites]
-    met = False
+    count = 0
     with evaluating(context.host), differentiable(sites) as tensors, torch.enable_grad():
-        for met, batch in ((True, batch) for batch in batches):
+        for count, batch in enumerate(batches, 1):  # noqa: B007
             gradients = torch.autograd.grad(loss(*batch), tensors, allow_unused=True)
             for total, gradient, site in zip(sums, gradients, sites, strict=True):
                 if gradient is not None:
                     total += each(gradient[site.tensor.start : site.tensor.stop].float())
-    return sums if met else None
+    return sums if count else None

@@ -1,7 +1,7 @@
 """How LoRA's factors may start: at random, or from the frozen weight or its inputs.
 
-PiSSA (NeurIPS 2024, arXiv 2404.02948), OLoRA (arXiv 2406.01775), orthogonal, EVA (arXiv 2410.07170). Each function gives
-``A (r, in)`` and ``B (out, r)`` for a matrix ``W (out, in)`` and LoRA's scale ``s``.
+PiSSA (NeurIPS 2024, arXiv 2404.02948), OLoRA (arXiv 2406.01775), orthogonal, EVA (arXiv 2410.07170). Each function
+gives ``A (r, in)`` and ``B (out, r)`` for a matrix ``W (out, in)`` and LoRA's scale ``s``.
 """
 
 from __future__ import annotations

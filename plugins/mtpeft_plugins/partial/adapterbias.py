@@ -1,6 +1,7 @@
 """AdapterBias (NAACL 2022, arXiv 2205.00305): a shift behind each MLP, weighted token by token.
 
-``y' = y + alpha(y) v`` with ``y`` the MLP's output, ``v (d,)`` and ``alpha: d -> 1`` linear; ``v`` is zero at the start.
+``y' = y + alpha(y) v`` with ``y`` the MLP's output, ``v (d,)`` and ``alpha: d -> 1`` linear; ``v`` is zero at the
+start.
 """
 
 from __future__ import annotations

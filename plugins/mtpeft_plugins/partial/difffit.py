@@ -1,7 +1,8 @@
 """DiffFit (ICCV 2023, arXiv 2304.06648): biases, norms, and a gain for each residual branch.
 
-``x' = x + gamma f(x)`` for attention and MLP, ``gamma (d,)`` starting at ones. The gain sits on the branch's last linear
-layer, behind which only element-wise gains (LayerScale) follow, so it folds into that layer: ``diag(gamma) W``, ``gamma b``.
+``x' = x + gamma f(x)`` for attention and MLP, ``gamma (d,)`` starting at ones. The gain sits on the branch's last
+linear layer, behind which only element-wise gains (LayerScale) follow, so it folds into that layer: ``diag(gamma) W``,
+``gamma b``.
 """
 
 from __future__ import annotations

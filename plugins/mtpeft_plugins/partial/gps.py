@@ -1,9 +1,9 @@
 """GPS (CVPR 2024, arXiv 2312.10136): for every neuron, the k input weights whose gradient is largest, and its bias.
 
-``W' = W + D`` with ``D`` sparse: k trained entries in each row, those with the largest ``|dL / dW|`` over a few batches, where
-``L`` is the supervised contrastive loss of the pooled features (no head is needed; the task's own loss for tasks without
-one label per image). Stored as the entries and their columns, so weight decay draws to the frozen weights and nothing of
-their size is trained. Before data was seen, the entries are each row's largest weights.
+``W' = W + D`` with ``D`` sparse: k trained entries in each row, those with the largest ``|dL / dW|`` over a few
+batches, where ``L`` is the supervised contrastive loss of the pooled features (no head is needed; the task's own loss
+for tasks without one label per image). Stored as the entries and their columns, so weight decay draws to the frozen
+weights and nothing of their size is trained. Before data was seen, the entries are each row's largest weights.
 """
 
 from __future__ import annotations

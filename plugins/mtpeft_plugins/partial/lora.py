@@ -1,8 +1,9 @@
 """LoRA (ICLR 2022, arXiv 2106.09685): ``W + alpha / r * B A``, ``B`` zero at the start.
 
-``init`` names other starts (`_initialisation`). Where ``B A`` starts away from zero (PiSSA, OLoRA, orthogonal), the part
-subtracts its own initial product, ``W + s (B A - B_0 A_0)``, where released code edits the frozen weight: the backbone is
-shared, and other tasks' outputs must not move. EVA looks at data before training; all sites get the same rank.
+``init`` names other starts (`_initialisation`). Where ``B A`` starts away from zero (PiSSA, OLoRA, orthogonal), the
+part subtracts its own initial product, ``W + s (B A - B_0 A_0)``, where released code edits the frozen weight: the
+backbone is shared, and other tasks' outputs must not move. EVA looks at data before training; all sites get the same
+rank.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, pri
 
 
 class LowRank(LowRankPart):
-    """``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)``, and ``B (out, r)`` zero; or as ``init`` says."""
+    """``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)``; ``B (out, r)`` zero (see ``init``)."""
 
     def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming") -> None:
         super().__init__()
