@@ -187,6 +187,13 @@ def test_vqt_keeps_no_gradient_in_the_backbone():
     assert not features.maps[-1].requires_grad
 
 
+def test_vqt_gives_samples_of_an_unknown_task_features_of_the_same_width():
+    host = Host(zoo()["vit"](), [("vqt", resolve("methods", "vqt")(scope="task"))], ["a", "b"]).eval()
+    pooled = host(torch.randn(3, 3, 32, 32), ["a", None, "b"]).pooled
+    assert pooled.shape == (3, host.info.pooled)
+    assert pooled[:, 32:].any(1).tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("family", ["swin", "resnet", "eva02-base"])
 def test_vqt_refuses_other_blocks(family):
     with pytest.raises(NotApplicable, match="plain ViT block"):

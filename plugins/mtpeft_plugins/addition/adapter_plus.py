@@ -1,8 +1,8 @@
 """Adapter+ (CVPR 2024, arXiv 2406.06820): a bottleneck behind each block with a gain for each channel.
 
-``x' = x + g * up(GELU(down x))`` with ``x`` the stream behind the MLP's residual connection (the paper's Post-Adapter) and
-``g (d,)``. Both maps are drawn from a normal of deviation .01, cut at two deviations, and ``g`` is one, so it starts
-near the identity and not at it, as in the paper.
+``x' = x + g * up(GELU(down x))`` with ``x`` the stream behind the MLP's residual connection (the paper's Post-Adapter)
+and ``g (d,)``. Both maps are drawn from a normal of deviation .01, cut at two deviations, and ``g`` is one, so it
+starts near the identity and not at it, as in the paper.
 """
 
 from __future__ import annotations

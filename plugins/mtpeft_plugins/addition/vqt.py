@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
-from mtpeft.api import Features, FeaturesInfo, Method, NotApplicable, OutputPart, Part, SidePart, Site
+from mtpeft.api import SHARED, Features, FeaturesInfo, Method, NotApplicable, OutputPart, Part, SidePart, Site
 
 
 class Queries(OutputPart):
@@ -63,6 +63,17 @@ class Joined(SidePart):
         return replace(features, pooled=torch.cat([features.pooled, *summaries], 1))
 
 
+class Blank(SidePart):
+    """Zeros where summaries would be, for samples whose task is not known."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, features: Features) -> Features:
+        return replace(features, pooled=F.pad(features.pooled, (0, self.width)))
+
+
 @dataclass
 class Vqt(Method):
     """Learned queries to every block, for the head alone."""
@@ -78,11 +89,6 @@ class Vqt(Method):
         """False: the head sees more than the backbone gives, though all of that is unchanged."""
         return False
 
-    @property
-    def needs_task_id(self) -> bool:  # type: ignore[override]
-        """With queries for each task the head's inputs are as wide as the task makes them."""
-        return self.scope == "task"
-
     def __post_init__(self) -> None:
         self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one query token")
 
@@ -91,10 +97,16 @@ class Vqt(Method):
             raise NotApplicable("vqt asks the attention of plain ViT blocks, and this backbone has none")
         self.added = sum(self.tokens * site.in_features for site in sites if site.block is not None)
 
+    def owners(self, task: str | None, seen: Sequence[str]) -> tuple[str, ...]:
+        """With queries for each task, samples of an unknown one get features of the same width all the same."""
+        return super().owners(task, seen) or (SHARED,)
+
     def features_info(self, info: FeaturesInfo) -> FeaturesInfo:
         return replace(info, pooled=info.pooled + getattr(self, "added", 0))
 
-    def part(self, site: Site) -> Part:
+    def part(self, site: Site) -> Part | None:
+        if site.owner == SHARED and self.scope == "task":
+            return Blank(self.added) if "features" in site.tags else None
         if "features" in site.tags:
             return Joined()
         block = site.model.modules[site.model.blocks[site.block]]
