@@ -54,40 +54,42 @@ class Cell:
             out = Path(folder) / "run"
             subprocess.run(self.command(out), check=True, stdout=sys.stderr)
             results = json.loads((out / "results.json").read_text())
-        record = {"cell": vars(self), "metrics": metrics(results), "values": values(results), "costs": results["costs"]}
+        record = {"cell": vars(self), "columns": columns(results), "costs": results["costs"]}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def values(results: dict) -> dict[str, float | None]:
-    """Each task's value after the last stage."""
+def columns(results: dict) -> dict[str, float | None]:
+    """The numbers of the table: each task's metric after the last stage, and the AP50 of detection."""
     last = max(entry["stage"] for entry in results["matrix"])
-    return {entry["task"]: entry["value"] for entry in results["matrix"] if entry["stage"] == last}
+    numbers = {}
+    for entry in results["matrix"]:
+        if entry["stage"] == last:
+            numbers[f"{entry['task']} ({results['tasks'][entry['task']]['metric']})"] = entry["value"]
+            if "AP50" in entry["detail"]:
+                numbers[f"{entry['task']} (AP50)"] = entry["detail"]["AP50"]
+    return numbers
 
 
-def metrics(results: dict) -> dict[str, str]:
-    """Each task's metric, by name."""
-    return {task: about["metric"] for task, about in results["tasks"].items()}
-
-
-def spread(numbers: list[float]) -> str:
-    """``mean ± standard deviation`` over the seeds."""
+def spread(numbers: list[float | None]) -> str:
+    """``mean ± standard deviation`` over the seeds; a dash where one is undefined."""
+    if None in numbers:
+        return "-"
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-    return f"{statistics.mean(numbers):.4f} ± {deviation:.4f}"
+    return f"{statistics.mean(numbers):.2f} ± {deviation:.2f}"
 
 
 def row(records: list[dict]) -> str:
     """One line of the table: the records of one setting, one for each seed."""
     cell = records[0]["cell"]
-    numbers = [spread([record["values"][task] for record in records]) for task in TASKS]
+    numbers = [spread([record["columns"][name] for record in records]) for name in records[0]["columns"]]
     return f"| {cell['method']} | {cell['backbone']} | " + " | ".join(numbers) + f" | {len(records)} |"
 
 
 def table(records: list[dict]) -> str:
     """The markdown table of all records that there are."""
-    names = records[0]["metrics"]
-    head = ["method", "backbone", *(f"{task} ({names[task]})" for task in TASKS), "seeds"]
-    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "--:|" * (len(TASKS) + 1)]
+    head = ["method", "backbone", *records[0]["columns"], "seeds"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "--:|" * (len(head) - 2)]
     for setting in SETTINGS:
         chosen = [r for r in records if (r["cell"]["method"], r["cell"]["backbone"]) == setting]
         lines += [row(chosen)] if chosen else []
