@@ -27,6 +27,12 @@ ROWS = [
     ("lora", {"rank": 8, "init": "olora", "at": "attn.qkv"}, L * 8 * (D + 3 * D), 294_912),
     ("lora", {"rank": 8, "init": "gaussian"}, 2 * L * 8 * 2 * D, 294_912),
     ("lora-fa", {"rank": 8}, 2 * L * 8 * D, None),
+    ("mam", {"tokens": 10, "hidden": 8}, 2 * L * 10 * D + L * (2 * D * 8 + 8 + D), 341_088),
+    ("u-tuning", {"hidden": 8, "at": "mlp"}, L * (2 * D * 8 + 8 + D), 156_768),
+    ("u-tuning", {"tuner": "prefix", "tokens": 10}, 2 * 2 * L * 10 * D, None),
+    ("u-tuning", {"tuner": "prompt", "tokens": 10}, 2 * L * 11 * D, None),
+    ("gps", {"k": 1}, 2 * (L * (5 * D + M) + D), 167_424),
+    ("gps", {"k": 3}, 4 * (L * (5 * D + M) + D), None),
 ]
 
 
@@ -44,3 +50,10 @@ def test_counts_equal_the_closed_form(backbone, method, settings, formula, publi
     host.detach()
     assert counted == formula
     assert published in (None, formula)
+
+
+@pytest.mark.parametrize("form", ["lora", "adapter"])
+def test_spt_stays_within_its_budget(form):
+    backbone = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, depth=3)
+    host = Host(backbone, [("spt", resolve("methods", "spt")(form=form, budget=30_000))], ["task"])
+    assert 15_000 < host.count().parts <= 30_000

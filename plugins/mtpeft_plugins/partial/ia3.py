@@ -1,7 +1,8 @@
 """(IA)^3 (NeurIPS 2022, arXiv 2205.05638): learned gains on keys, values and the MLP's hidden units.
 
-``softmax(q (l_k k)^T) (l_v v)`` and ``W_2 (l_ff act(W_1 x))``, all ``l`` ones at the start. As functions of the weights:
-``diag(l) W`` and ``l b`` for the k and v rows (of a fused ``qkv`` these rows only, so q is left alone), ``W_2 diag(l_ff)``.
+``softmax(q (l_k k)^T) (l_v v)`` and ``W_2 (l_ff act(W_1 x))``, all ``l`` ones at the start. As functions of the
+weights: ``diag(l) W`` and ``l b`` for the k and v rows (of a fused ``qkv`` these rows only, so q is left alone), ``W_2
+diag(l_ff)``.
 """
 
 from __future__ import annotations
