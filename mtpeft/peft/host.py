@@ -190,7 +190,11 @@ class Host(nn.Module):
     @property
     def info(self) -> FeaturesInfo:
         """The widths that heads are built for."""
-        info = self.extractor.info(self.backbone)
+        merged, self.cell.merged = self.cell.merged, True  # the probe sees the backbone alone
+        try:
+            info = self.extractor.info(self.backbone)
+        finally:
+            self.cell.merged = merged
         for method in self.methods.values():
             info = method.features_info(info)
         return info
