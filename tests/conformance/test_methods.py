@@ -1,7 +1,7 @@
 """Every registered method passes the kit: on a plain transformer, and on other families in rotation.
 
-`GROUND` are the methods that prove the part kinds; they run on every family of `PROMISED`, others on two families. The full
-matrix, and compilation of every method, carry the marker ``slow``.
+`GROUND` are the methods that prove the part kinds; they run on every family of `PROMISED`, others on two families. The
+full matrix, and compilation of every method, carry the marker ``slow``.
 """
 
 from __future__ import annotations
