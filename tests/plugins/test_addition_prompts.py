@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.host import Host
+from mtpeft.peft.method import Context
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo
 
@@ -206,6 +207,8 @@ def test_vqt_refuses_other_blocks(family):
         ("prefix", {"tokens": 0}),
         ("e2vpt", {"tokens": 0}),
         ("e2vpt", {"key_values": 0}),
+        ("e2vpt", {"prune": 1.0}),
+        ("e2vpt", {"segments": 0}),
         ("vp", {"width": 0}),
         ("vqt", {"tokens": 0}),
         ("dtl", {"rank": 0}),
@@ -216,3 +219,46 @@ def test_vqt_refuses_other_blocks(family):
 def test_settings_out_of_range_are_refused(name, settings):
     with pytest.raises(UsageError):
         resolve("methods", name)(**settings)
+
+
+def trained_step(host: Host, step: int, steps: int = 4) -> None:
+    """One backward pass, and what the loop does behind it."""
+    host.zero_grad(set_to_none=True)
+    host(torch.randn(4, 3, 32, 32), "a").pooled.square().sum().backward()
+    host.methods["e2vpt"].after_backward(Context(host, ("a",), ("a",), step=step, steps=steps))
+
+
+def test_e2vpt_prunes_what_the_loss_does_not_need_and_starts_again():
+    host = method_host("e2vpt", random=False, tokens=4, prune=0.5, prune_segments=0.25, segments=4)
+    prompts = [part for name, part in parts_at(host).items() if name.endswith("tokens")]
+    starts = [part.tokens.detach().clone() for part in prompts]
+    with torch.no_grad():
+        for part in prompts:
+            part.tokens.mul_(2)
+            part.tokens[:, 1:3] *= 1e-6  # such tokens do nearly nothing through d loss / d mask
+    for step in range(3):
+        assert all(part.kept == 4 * 32 for part in prompts)
+        trained_step(host, step)
+    for part, start in zip(prompts, starts, strict=True):
+        assert not part.mask[1:3].any()
+        assert torch.equal(part.tokens, start)
+        assert part.tokens.grad is None
+        masked = part(torch.zeros(1))
+        assert torch.equal(masked.unflatten(2, (4, 8)).any(3)[0], part.mask.bool())
+    assert sum(part.kept for part in prompts) == (3 * 2 * 4 - int(0.25 * 24)) * 8
+
+
+def test_e2vpt_prunes_once():
+    host = method_host("e2vpt", random=False, prune=0.5)
+    for step in range(3):
+        trained_step(host, step)
+    masks = [part.mask.clone() for part in parts_at(host).values() if hasattr(part, "mask")]
+    trained_step(host, 3)
+    again = [part.mask for part in parts_at(host).values() if hasattr(part, "mask")]
+    assert len(masks) == 3
+    assert all(torch.equal(a, b) for a, b in zip(masks, again, strict=True))
+
+
+def test_e2vpt_refuses_segments_that_do_not_divide_a_token():
+    with pytest.raises(NotApplicable, match="32 channels of a token into 5 segments"):
+        method_host("e2vpt", prune_segments=0.5, segments=5)

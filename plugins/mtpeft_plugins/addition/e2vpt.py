@@ -1,17 +1,21 @@
 """E2VPT (ICCV 2023, arXiv 2307.13770): prompt tokens for every block, and prompts shared by its keys and values.
 
 Every block gets ``p`` tokens of its own, whose outputs are dropped, and every attention ``K' = [P; K]``, ``V' = [P;
-V]`` with the same ``P (p_kv, d)``.
+V]`` with the same ``P (p_kv, d)``. With ``prune`` or ``prune_segments`` the least important tokens, and of the rest
+the least important segments of channels, are set to zero for good once ``prune_at`` of a stage's steps are done;
+what stays goes back to its first values and is trained on (the paper trains a second run). Importance is the mean
+of ``|d loss / d mask|``; all blocks of an owner compete.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import KeyValuePart, Method, Part, Site
+from mtpeft.api import SHARED, Context, KeyValuePart, Method, NotApplicable, Part, Site
 from mtpeft_plugins.addition.vpt_shallow import Prompt
 
 
@@ -27,9 +31,44 @@ class SharedPrefix(KeyValuePart):
         return self.tokens, self.tokens
 
 
+class PrunedPrompt(Prompt):
+    """``(1, p, d)`` under a mask ``(p, segments)``; the first values and the importance so far are kept beside it."""
+
+    def __init__(self, site: Site, tokens: int, segments: int) -> None:
+        super().__init__(site, tokens, carry=False)
+        self.owner = site.owner
+        self.register_buffer("mask", torch.ones(tokens, segments))
+        self.register_buffer("importance", torch.zeros(tokens, segments))
+        self.register_buffer("start", self.tokens.detach().clone())
+        self.register_buffer("done", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.split(self.tokens) * self.mask[..., None]).flatten(2)
+
+    def split(self, tokens: Tensor) -> Tensor:
+        """``(1, p, d)`` to ``(1, p, segments, d / segments)``."""
+        return tokens.unflatten(2, (self.mask.shape[1], -1))
+
+    def weigh(self) -> None:
+        """Add this step's ``d loss / d mask``, which is the product of gradient and value."""
+        if self.tokens.grad is not None:
+            self.importance += self.split(self.tokens.grad * self.tokens).sum((0, 3)).abs()
+
+    def rewind(self, mask: Tensor) -> None:
+        self.mask.copy_(mask)
+        self.tokens.copy_(self.start)
+        self.tokens.grad = None
+        self.done.fill_(1)
+
+    @property
+    def kept(self) -> int:
+        """Numbers that are not switched off."""
+        return int(self.mask.sum()) * self.tokens.shape[2] // self.mask.shape[1]
+
+
 @dataclass
 class E2vpt(Method):
-    """Prompt tokens and key-value prompts in every block."""
+    """Prompt tokens and key-value prompts in every block; ``prune`` and ``prune_segments`` are shares of them."""
 
     paper = "E2VPT, ICCV 2023, arXiv 2307.13770"
     identity_at_init = False
@@ -38,12 +77,51 @@ class E2vpt(Method):
     at: str = "tokens attn"
     tokens: int = 5
     key_values: int = 5
+    prune: float = 0.0
+    prune_segments: float = 0.0
+    segments: int = 8
+    prune_at: float = 0.5
 
     def __post_init__(self) -> None:
         self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one prompt token")
         self.check(self.key_values >= 1, f"key_values is {self.key_values}", "give at least one key-value prompt")
+        self.check(self.segments >= 1, f"segments is {self.segments}", "a token has at least one segment")
+        for name in ("prune", "prune_segments", "prune_at"):
+            value = getattr(self, name)
+            self.check(0 <= value < 1, f"{name} is {value}", "a share is at least 0 and below 1")
 
     def part(self, site: Site) -> Part:
-        if "tokens" in site.tags:
+        if "tokens" not in site.tags:
+            return SharedPrefix(site.width, self.key_values)
+        if not self.prune and not self.prune_segments:
             return Prompt(site, self.tokens, carry=False)
-        return SharedPrefix(site.width, self.key_values)
+        if site.width % self.segments:
+            raise NotApplicable(
+                f"e2vpt splits the {site.width} channels of a token into {self.segments} segments",
+                hint="set segments to a number that divides them",
+            )
+        return PrunedPrompt(site, self.tokens, self.segments)
+
+    @torch.no_grad()
+    def after_backward(self, context: Context) -> None:
+        mine = [context.host.parts.built[name] for name, method in context.host.methods.items() if method is self]
+        prompts = [part for built in mine for part in built.modules() if isinstance(part, PrunedPrompt)]
+        for owner in (SHARED, *context.tasks):
+            waiting = [part for part in prompts if part.owner == owner and not part.done]
+            for part in waiting:
+                part.weigh()
+            if waiting and context.step >= int(self.prune_at * context.steps):
+                self.cut(waiting)
+
+    def cut(self, prompts: Sequence[PrunedPrompt]) -> None:
+        """Switch off the least important tokens, then segments of those that stay, and rewind."""
+        importance = torch.stack([part.importance for part in prompts])  # (L, p, segments)
+        tokens = importance.sum(2).flatten()
+        mask = torch.ones_like(tokens)
+        mask[tokens.argsort()[: int(self.prune * len(tokens))]] = 0
+        mask = mask.view(*importance.shape[:2], 1).expand_as(importance).flatten().clone()
+        alive = mask.nonzero().flatten()
+        order = importance.flatten()[alive].argsort()
+        mask[alive[order[: int(self.prune_segments * len(alive))]]] = 0
+        for part, own in zip(prompts, mask.view_as(importance), strict=True):
+            part.rewind(own)
