@@ -178,14 +178,14 @@ def loss_of(host: Host) -> Any:
 
 def part_parameters(host: Host) -> dict[str, nn.Parameter]:
     """What trains in the parts, heads apart."""
-    return {name: p for name, p in host.trainable(host.tasks).items() if not name.startswith("head/")}
+    return {name: p for name, p in host.trainable(host.tasks).items() if not name.startswith("head:")}
 
 
 def owned(host: Host, owner: str) -> dict[str, Tensor]:
     """Copies of everything an owner has, its head included."""
     found = {name: t.detach().clone() for name, t in host.tensors(owner).items()}
     if owner != SHARED and owner in host.head_names:
-        found |= {f"head/{name}": t.clone() for name, t in host.head_of(owner).state_dict().items()}
+        found |= {f"head:{name}": t.clone() for name, t in host.head_of(owner).state_dict().items()}
     return found
 
 

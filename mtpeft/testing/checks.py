@@ -86,7 +86,7 @@ class Check:
         """
         try:
             self.function(replace(self.case, check=self.name))
-        except CheckFailed:
+        except Exception:
             if not self.reason:
                 raise
         else:
@@ -113,9 +113,12 @@ def method_checks(
         expected_failures: name of a check -> why it fails.
 
     Raises:
-        UsageError: for a family or a check that there is not.
+        UsageError: for a family or a check that there is not, or an expected failure without a reason.
     """
     expected = dict(expected_failures or {})
+    for check, reason in expected.items():
+        if not reason:
+            raise UsageError(f'the expected failure of "{check}" needs a reason', hint="say why in one sentence")
     _known(families or (), zoo(), "family")
     _known(expected, [f.__name__ for f in _functions(None)], "check")
     for scope in scopes:

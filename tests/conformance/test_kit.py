@@ -1,0 +1,93 @@
+"""The kit finds what it is for: each broken method fails the check that is about it, and a sound one passes all."""
+
+from __future__ import annotations
+
+import re
+
+import broken_methods as broken
+import pytest
+
+from mtpeft.api import Method, UsageError
+from mtpeft.testing import Check, CheckFailed, check_method, method_checks, parametrize_with_checks
+
+FOUND = {
+    broken.NoIdentity: "starts_as_the_backbone",
+    broken.HiddenIdentity: "does_not_start_as_the_backbone",
+    broken.BothZero: "is_alive",
+    broken.WritesTheBackbone: "leaves_the_backbone_alone",
+    broken.MergesWrong: "merges_into_plain_timm",
+    broken.DeniesMerging: "refuses_to_merge",
+    broken.ClaimsToMerge: "merges_into_plain_timm",
+    broken.MixesSamples: "evaluates_samples_alone",
+    broken.CountsItsCalls: "copies_are_independent",
+    broken.ReadsTheOriginal: "copies_are_independent",
+    broken.ForgetsItsMask: "saves_what_it_trains",
+    broken.KeepsABias: "settings_round_trip",
+    broken.DrawsElsewhere: "repeats_from_its_seed",
+    broken.SpeaksOfNothing: "refuses_in_one_sentence",
+}
+
+
+@pytest.mark.parametrize("method", FOUND, ids=lambda method: method.__name__)
+def test_what_is_broken_is_found(method: type[Method]) -> None:
+    with pytest.raises(CheckFailed) as failed:
+        check_method(method, ["vit"], scopes=["shared"], slow=False)
+    assert f"{method.__name__} (shared) on vit: {FOUND[method]}: " in str(failed.value)
+
+
+def test_a_failure_says_the_number() -> None:
+    with pytest.raises(
+        CheckFailed, match=r"NoIdentity \(shared\) on vit: starts_as_the_backbone: .* differ by [\d.e-]+"
+    ):
+        check_method(broken.NoIdentity, ["vit"], scopes=["shared"], slow=False)
+
+
+@parametrize_with_checks([broken.Sound], families=["vit", "resnet"], scopes=["task"])
+def test_a_sound_method_passes(check: Check) -> None:
+    check()
+
+
+def test_an_expected_failure_has_to_fail() -> None:
+    expected = {"evaluates_samples_alone": "it looks at the batch"}
+    (check,) = _named(broken.MixesSamples, "evaluates_samples_alone", expected)
+    check()
+    (check,) = _named(broken.Sound, "evaluates_samples_alone", expected)
+    with pytest.raises(CheckFailed, match=r"it is expected to fail \(it looks at the batch\), and passes"):
+        check()
+
+
+def test_a_reason_is_needed() -> None:
+    with pytest.raises(UsageError, match='"is_alive" needs a reason'):
+        list(method_checks(broken.Sound, ["vit"], expected_failures={"is_alive": ""}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        ({"families": ["vitt"]}, 'there is no family "vitt"', 'did you mean "vit"'),
+        ({"expected_failures": {"is_alife": "x"}}, 'there is no check "is_alife"', 'did you mean "is_alive"'),
+        ({"scopes": ["both"]}, "settings.scope", "shared"),
+    ],
+)
+def test_what_is_misspelt_is_named(arguments: dict, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as error:
+        list(method_checks(broken.Sound, **arguments))
+    assert message in error.value.message and hint in error.value.hint
+
+
+def test_a_family_that_refuses_gets_one_check() -> None:
+    (check,) = method_checks("vpt-deep", ["swin"], ["shared"])
+    assert check.name == "refuses_in_one_sentence"
+    check()
+
+
+def test_names_of_checks_are_unique_and_documented() -> None:
+    names = [check.name for check in method_checks(broken.Sound, ["vit"], ["shared"])]
+    assert len(set(names)) == len(names) > 20
+    for check in method_checks(broken.Sound, ["vit"], ["shared"]):
+        assert re.match(r"[A-Z`].*\.", check.function.__doc__ or "", re.DOTALL), check.name
+
+
+def _named(method: type[Method], name: str, expected: dict[str, str]) -> list[Check]:
+    checks = method_checks(method, ["vit"], ["shared"], expected_failures=expected)
+    return [check for check in checks if check.name == name]
