@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -262,3 +263,17 @@ def test_e2vpt_prunes_once():
 def test_e2vpt_refuses_segments_that_do_not_divide_a_token():
     with pytest.raises(NotApplicable, match="32 channels of a token into 5 segments"):
         method_host("e2vpt", prune_segments=0.5, segments=5)
+
+
+@pytest.mark.parametrize("name", ["convpass", "mona", "dtl-plus", "vqt", "e2vpt", "vp"])
+@pytest.mark.parametrize("size", [(32, 32), (48, 64), (24, 40)])
+def test_token_grids_follow_the_images(name, size):
+    torch.manual_seed(0)
+    settings = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
+    plain = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, reg_tokens=2, **settings)
+    host = Host(plain, [(name, resolve("methods", name)())], ["a"]).eval()
+    images = torch.randn(2, 3, *size)
+    features = host(images, "a")
+    assert features.maps[-1].shape == (2, 32, size[0] // 8, size[1] // 8)
+    assert torch.isfinite(features.pooled).all()
+    torch.testing.assert_close(host(images[1:], "a").pooled, features.pooled[1:], rtol=1e-4, atol=1e-5)

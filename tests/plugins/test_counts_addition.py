@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import timm
+import torch
 
 from mtpeft.commands.count import count
+from mtpeft.peft.host import Host
+from mtpeft.plugins import resolve
 
 D, L = 768, 12
 ROWS = [
@@ -50,10 +54,38 @@ ROWS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def vit_base():
+    """Its architecture, without weights."""
+    with torch.device("meta"):
+        return timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0)
+
+
 @pytest.mark.parametrize(("method", "settings", "expected"), ROWS)
-def test_count_is_the_closed_form(method, settings, expected):
-    pairs = [f"methods.{method}.{pair}" for pair in settings.split()]
-    assert count(method, "vit_base_patch16_224", settings=pairs)["parts"] == expected
+def test_count_is_the_closed_form(vit_base, method, settings, expected):
+    values = {name: parsed(value) for name, value in (pair.split("=") for pair in settings.split())}
+    with torch.device("meta"):
+        host = Host(vit_base, [(method, resolve("methods", method)(**values))])
+    assert host.count().parts == expected
+    host.detach()
+
+
+def parsed(text: str) -> int | bool | str:
+    return {"true": True}.get(text, int(text) if text.isdigit() else text)
+
+
+def test_the_command_counts_the_same():
+    settings = ["methods.convpass.hidden=8", "methods.convpass.at=attn"]
+    assert count("convpass", "vit_base_patch16_224", settings=settings)["parts"] == 163776
+
+
+def test_one_bit_adapters_take_72_kibibytes():
+    with torch.device("meta"):
+        vit = timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0)
+        host = Host(vit, [("bi-adapter", resolve("methods", "bi-adapter")())])
+    latent = list(host.tensors("shared"))
+    assert latent == [f"bi-adapter/blocks.{i}.mlp/{m}.weight" for i in range(L) for m in ("down", "up")]
+    assert host.count().parts / 8 / 1024 == 72.0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import InputPart, Method, OutputPart, Part, Site
+from mtpeft.api import InputPart, Method, OutputPart, Part, Site, TokenLayout
 from mtpeft_plugins.addition._grid import over_grid, refuse_reordered
 
 
@@ -35,7 +35,7 @@ class Adapter(nn.Module):
         q = q + sum(conv(q) for conv in self.depthwise) / len(self.depthwise)
         return q + self.mix(q)
 
-    def forward(self, x: Tensor, layout) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         q = self.down(self.gamma * self.norm(x) + self.gamma_x * x)
         return self.up(F.dropout(F.gelu(over_grid(self.filter, q, layout)), self.dropout, self.training))
 
