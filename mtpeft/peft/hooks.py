@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.peft.lowrank import add_low_rank
-from mtpeft.peft.parts import WeightPart
-from mtpeft.peft.route import Cell, Pass
+from mtpeft.peft.parts import TokenPart, WeightPart
+from mtpeft.peft.route import Cell, Pass, Segment
 from mtpeft.peft.slot import Placed, Slot
 from mtpeft.peft.weights import BiasSlot, changed_bias, replace_rows
 
@@ -48,6 +48,7 @@ class ModuleHook:
     inserted: int = 0
     carrying: int = 0
     keys: Tensor | None = None
+    made: list[tuple[int, Segment, list[tuple[Placed, int]]]] = field(default_factory=list)
     outer: ModuleHook | None = None
     entry: tuple[int, ...] = ()
     change: Tensor | None = None
@@ -129,12 +130,14 @@ class ModuleHook:
 
     def _own_tokens(self, slot: Slot, x: Tensor) -> tuple[list[Tensor], int]:
         """Tokens to carry on first, then the others; and how many are carried."""
-        kept, cut = [], []
+        kept, cut, self.made = [], [], []
         for index, segment, plan in slot.stretches():
             rows = x[segment.start : segment.stop]
-            made = [(p.part.carry, slot.run(p, index, segment.task, rows).expand(len(rows), -1, -1)) for p in plan]
-            kept.append([t for carry, t in made if carry])
-            cut.append([t for carry, t in made if not carry])
+            made = [(p, slot.run(p, index, segment.task, rows).expand(len(rows), -1, -1)) for p in plan]
+            made.sort(key=lambda pair: not pair[0].part.carry)
+            kept.append([t for p, t in made if p.part.carry])
+            cut.append([t for p, t in made if not p.part.carry])
+            self.made.append((index, segment, [(p, t.shape[1]) for p, t in made]))
         groups = [torch.cat([torch.cat(t, 1) for t in group]) for group in (kept, cut) if group[0]]
         return groups, sum(t.shape[1] for t in kept[0])
 
@@ -145,7 +148,18 @@ class ModuleHook:
         now = self.cell.now
         start, stop = now.layout.prefix, now.layout.prefix + self.inserted
         now.carried = y[:, start : start + self.carrying] if self.carrying else None
+        self._return(y[:, start:stop])
         return torch.cat([x[:, :start], x[:, stop:]], 1), torch.cat([y[:, :start], y[:, stop:]], 1)
+
+    def _return(self, tokens: Tensor) -> None:
+        """Hand what the block made of the extra tokens, ``(B, carried and own, C)``, to the parts that gave them."""
+        for index, segment, made in self.made:
+            end = tokens.shape[1]
+            for placed, count in reversed(made):
+                if type(placed.part).returned is not TokenPart.returned:
+                    with self.slots["token"].using(placed, index, segment.task) as part:
+                        part.returned(tokens[segment.start : segment.stop, end - count : end])
+                end -= count
 
     def _between(self, slot: Slot, x: Tensor) -> Tensor:
         """Input parts on the stream between attention and MLP; the block's output gets their change too."""

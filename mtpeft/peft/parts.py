@@ -168,6 +168,9 @@ class TokenPart(Part):
     def forward(self, x: Tensor) -> Tensor:
         """``x (B, N, C)``, the block's input, to tokens ``(B or 1, p, C)``."""
 
+    def returned(self, tokens: Tensor) -> None:
+        """Called with what the block made of these tokens, ``(B, p, C)``."""
+
 
 class KeyValuePart(Part):
     """Extra keys and values for an attention (prefix tuning)."""

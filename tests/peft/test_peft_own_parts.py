@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart
+from mtpeft.api import Method, Site, TokenPart, WeightPart
 from mtpeft.peft.host import Host
 from mtpeft.peft.sites import find_sites
 from mtpeft.plugins import resolve
@@ -88,3 +88,43 @@ def test_parts_that_made_room_stay_frozen_with_their_owner(tmp_path):
     host.freeze("shared")
     host.load(tmp_path)
     assert not host.trainable(["a"])
+
+
+class Counted(TokenPart):
+    """As many tokens as it is told; keeps what the block made of them."""
+
+    def __init__(self, width: int, count: int, carry: bool) -> None:
+        super().__init__()
+        self.tokens, self.carry = nn.Parameter(torch.randn(1, count, width)), carry
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens
+
+    def returned(self, tokens: Tensor) -> None:
+        self.scratch["back"] = self.__dict__["back"] = tokens
+
+
+@dataclass
+class Tokens(Method):
+    identity_at_init = False
+    at: str = "blocks.0.tokens"
+    count: int = 2
+    carry: bool = False
+
+    def part(self, site: Site) -> TokenPart:
+        return Counted(site.width, self.count, self.carry)
+
+
+def test_token_parts_get_back_what_the_block_made_of_their_tokens():
+    torch.manual_seed(0)
+    methods = [("cut", Tokens(count=3)), ("carried", Tokens(count=2, carry=True, scope="task"))]
+    host, plain = Host(zoo()["vit"](), methods, ["a", "b"]).eval(), zoo()["vit"]()
+    images = torch.randn(3, 3, *host.image_size)
+    with torch.no_grad():
+        host(images, ["a", "b", "b"])
+        parts = {(p.method, p.owner): p.part for m in host.methods.values() for p in host.parts_of(m, ["a", "b"])}
+        x = plain._pos_embed(plain.patch_embed(images[1:]))
+        carried, cut = (parts[key].tokens.expand(2, -1, -1) for key in (("carried", "b"), ("cut", "shared")))
+        y = plain.blocks[0](torch.cat([x[:, :1], carried, cut, x[:, 1:]], 1))
+    torch.testing.assert_close(parts["carried", "b"].__dict__["back"], y[:, 1:3])
+    torch.testing.assert_close(parts["cut", "shared"].__dict__["back"][-2:], y[:, 3:6])
