@@ -31,6 +31,7 @@ ROWS = [
     ("u-tuning", {"hidden": 8, "at": "mlp"}, L * (2 * D * 8 + 8 + D), 156_768),
     ("u-tuning", {"tuner": "prefix", "tokens": 10}, 2 * 2 * L * 10 * D, None),
     ("u-tuning", {"tuner": "prompt", "tokens": 10}, 2 * L * 11 * D, None),
+    ("gist", {}, D, None),
     ("gps", {"k": 1}, 2 * (L * (5 * D + M) + D), 167_424),
     ("gps", {"k": 3}, 4 * (L * (5 * D + M) + D), None),
 ]

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mtpeft.api import Context, Features, Head
 from mtpeft.errors import NotApplicable
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo
+
+
+class Linear(Head):
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.classes, self.layer = tuple("abc"[:classes]), nn.Linear(width, classes)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.layer(features.pooled)
+
+    def extend(self, classes) -> None:
+        raise NotImplementedError
 
 
 def attached(name: str, family: str = "vit", **settings) -> Host:
@@ -69,3 +82,41 @@ def test_u_tuning_stands_beside_attention_mlp_or_block(at):
 def test_u_tuning_refuses_where_a_shape_changes():
     with pytest.raises(NotApplicable, match="changes the shape of its input"):
         attached("u-tuning", "hiera")
+
+
+def test_gist_reads_its_token_behind_the_last_block_and_draws_both_readings_together():
+    host = attached("gist", weight=0.7, temperature=2.0)
+    torch.manual_seed(1)
+    host.add_head("a", Linear(32, 3))
+    host.bind_head("a", "a")
+    images, token, plain = torch.randn(4, 3, *host.image_size), part(host, "blocks.0.tokens").token, zoo()["vit"]()
+    pooled = host.train()(images, "a").pooled
+    with torch.no_grad():
+        x = plain._pos_embed(plain.patch_embed(images))
+        x = plain.norm(plain.blocks(torch.cat([x[:, :1], token.expand(4, -1, -1), x[:, 1:]], 1)))
+    torch.testing.assert_close(pooled, x[:, 0])
+    head = host.heads["a"].layer
+    p, q = (head(x[:, i]).div(2).softmax(1) for i in (0, 1))
+    expected = 0.7 * ((p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)).mean()
+    gist = host.methods["gist"]
+    torch.testing.assert_close(gist.penalty(Context(host, ("a",), ("a",))), expected)
+    assert gist.penalty(Context(host, ("a",), ("a",))) is None  # each batch counts once
+
+
+def test_gist_weighs_tasks_of_a_mixed_batch_by_their_samples():
+    torch.manual_seed(0)
+    host = Host(zoo()["vit"](), [("gist", resolve("methods", "gist")(scope="task"))], ["a", "b"]).train()
+    for task in ("a", "b"):
+        host.add_head(task, Linear(32, 3))
+        host.bind_head(task, task)
+    images, gist, here = (
+        torch.randn(4, 3, *host.image_size),
+        host.methods["gist"],
+        Context(host, ("a", "b"), ("a", "b")),
+    )
+    host(images, ["a", "b", "b", "b"])
+    mixed = gist.penalty(here)
+    host(images[:1], "a")
+    apart = gist.penalty(here) / 4
+    host(images[1:], "b")
+    torch.testing.assert_close(mixed, apart + gist.penalty(here) * 3 / 4)

@@ -1,0 +1,120 @@
+"""GIST (ACM MM 2024, arXiv 2312.07255): one more token that gathers a task's knowledge, beside any other method.
+
+The Gist token ``g (d,)`` enters the first block behind the prefix tokens and runs through all of them. In training the
+head reads it as it reads the pooled vector, and both readings are drawn together, ``weight (KL(p || q) + KL(q || p))``
+with ``p = softmax(head(pooled) / T)`` and ``q = softmax(head(g_L) / T)``. At inference the pooled vector alone is read.
+Compose it: ``--method adapter-pfeiffer+gist``. Tasks whose head gives no class distribution train the token without the
+divergence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.api import Context, Features, Method, NotApplicable, Part, Segment, SidePart, Site, TokenPart
+
+
+class Relay(TokenPart):
+    """Hands what the block before made of the token to the next."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scratch["gist"]
+
+    def returned(self, tokens: Tensor) -> None:
+        self.scratch["gist"] = tokens
+
+
+class First(Relay):
+    """The token, ``(1, 1, d)``, uniform as a prompt of VPT."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        bound = math.sqrt(6 / (site.model.patch_inputs + site.width))
+        self.token = nn.Parameter(torch.empty(1, 1, site.width).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.token
+
+
+class Readings(nn.Module):
+    """What an owner's last batch gave: segment -> its task, the features and the token's reading."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[int, tuple[str | None, Features, Tensor]] = {}
+
+
+class Reading(SidePart):
+    """Keeps the token, normalised as the backbone's last tokens are, for the penalty; the features stay as they are."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        found = [site.model.modules.get(name) for name in ("norm", "fc_norm")]
+        self.__dict__["norms"] = [norm for norm in found if norm is not None]
+
+    def forward(self, features: Features) -> Features:
+        gist = self.scratch["gist"][:, 0]
+        for norm in self.__dict__["norms"]:
+            gist = norm.forward(gist)
+        if self.training and torch.is_grad_enabled():
+            first, route = self.cell.stretch[0], self.cell.now.route
+            whole = len(features) == route.size
+            segments = route.segments if whole else (Segment(self.cell.task, 0, len(features)),)
+            for index, segment in enumerate(segments, first):
+                rows = slice(segment.start, segment.stop)
+                self.common.of[index] = (segment.task, features[rows], gist[rows])
+        return features
+
+
+def both_ways(first: Tensor, second: Tensor) -> Tensor:
+    """``KL(p || q) + KL(q || p)`` of logits ``(B, K)``, a mean over samples."""
+    p, q = first.log_softmax(1), second.log_softmax(1)
+    return ((p.exp() - q.exp()) * (p - q)).sum(1).mean()
+
+
+@dataclass
+class Gist(Method):
+    """A token that the head reads in training, drawn together with the pooled vector."""
+
+    paper = "GIST: Improving PEFT via Knowledge Interaction, ACM MM 2024, arXiv 2312.07255"
+    identity_at_init = False
+    families = "ViT-like backbones without relative positions, with heads that classify images"
+
+    at: str = "tokens features"
+    weight: float = 0.5
+    temperature: float = 3.0
+
+    def __post_init__(self) -> None:
+        self.check(self.weight >= 0, f"weight is {self.weight}", "the divergence's weight is at least 0")
+        self.check(self.temperature > 0, f"temperature is {self.temperature}", "logits are divided by it")
+
+    def common(self, sites: Sequence[Site]) -> nn.Module:
+        if not any("tokens" in site.tags for site in sites):
+            raise NotApplicable(f"gist adds a token, and the blocks of {sites[0].model.family} take none")
+        return Readings()
+
+    def part(self, site: Site) -> Part:
+        if "features" in site.tags:
+            return Reading(site)
+        return First(site) if site.block == 0 else Relay()
+
+    def penalty(self, context: Context) -> Tensor | None:
+        """The divergence on the last batch, each task's share by its number of samples."""
+        commons = {id(p.part.common): p.part.common for p in context.host.parts_of(self, context.tasks)}
+        kept = [reading for common in commons.values() for reading in common.of.values()]
+        for common in commons.values():
+            common.of.clear()
+        terms, size = [], sum(len(features) for _, features, _ in kept)
+        for task, features, gist in kept:
+            head = context.host.head_of(task)
+            logits = head(features)
+            if isinstance(logits, Tensor) and logits.ndim == 2:
+                read = head(replace(features, pooled=gist))
+                apart = both_ways(logits / self.temperature, read / self.temperature)
+                terms.append(len(features) / size * apart)
+        return self.weight * torch.stack(terms).sum() if terms else None
