@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mtpeft.backbone.micro import micro, micro_random
 from mtpeft_tasks.digits import Digits
 
-SCENES = {"cls": 2000, "seg": 400}
+SCENES = {"cls": 640, "seg": 400}
 
 
 def images_of(data: Digits, count: int) -> Tensor:

@@ -64,6 +64,7 @@ class OptimizerConfig:
 
     Attributes:
         lr: peak learning rate; None for the method's own.
+        head_lr: that of heads; None for ``lr``, and without one the method's own or 1e-3, whichever is larger.
         warmup: fraction of a stage's updates.
         clip_norm: largest norm of the gradient; 0 for no clipping.
         precision: ``bf16`` runs the forward pass under autocast.
@@ -71,6 +72,7 @@ class OptimizerConfig:
     """
 
     lr: Positive | None = None
+    head_lr: Positive | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -113,7 +113,7 @@ class Task(ABC):
     data: str = ""
     group: str = ""
     head_config: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 32
+    batch_size: int = 16
     loss_weight: float = 1.0
 
     @abstractmethod

@@ -348,12 +348,12 @@ class Host(nn.Module):
         return {n: t for n, t in self.tensors(SHARED).items() if isinstance(t, nn.Parameter) and t.requires_grad}
 
     def trainable(self, tasks: Sequence[str]) -> dict[str, nn.Parameter]:
-        """``OWNER/METHOD/SITE/TENSOR`` -> what training ``tasks`` changes: shared parts, their own, and their heads."""
+        """What training ``tasks`` changes: ``OWNER/METHOD/SITE/TENSOR`` of parts, ``head:NAME/TENSOR`` of heads."""
         found: dict[str, nn.Parameter] = {}
         for owner in (SHARED, *tasks):
             found |= {f"{owner}/{n}": t for n, t in self.tensors(owner).items() if isinstance(t, nn.Parameter)}
         for head in dict.fromkeys(self.head_names[task] for task in tasks if task in self.head_names):
-            found |= {f"head/{head}/{n}": p for n, p in self.heads[head].named_parameters()}
+            found |= {f"head:{head}/{n}": p for n, p in self.heads[head].named_parameters()}
         return {name: p for name, p in found.items() if p.requires_grad}
 
     def count(self) -> Counts:

@@ -144,8 +144,8 @@ class Case:
         self.expect(distance <= tolerance, f"{what} differ by {distance:.2g}, and {tolerance:g} is allowed")
 
     def close_gradients(self, mine: Any, other: Any, what: str) -> None:
-        """The same in units of each tensor's own largest value, or a hundredth of the largest of all."""
-        distance = difference(mine, other, floor=max(size(other) / 100, 1e-12))
+        """The same in units of each tensor's own largest value, or a tenth of the largest of all."""
+        distance = difference(mine, other, floor=max(size(other) / 10, 1e-12))
         self.expect(distance <= TOLERANCE, f"{what} differ by {distance:.2g}, and {TOLERANCE:g} is allowed")
 
     def same(self, mine: Any, other: Any, what: str) -> None:

@@ -100,11 +100,15 @@ class Run:
     def learning_rate(self, parameter: str) -> float:
         """The peak rate of a parameter of `Host.trainable`: the configuration's, else that of its method.
 
-        Heads, and what a balancer learns, follow the fastest method.
+        Heads, and what a balancer learns, start from nothing: they follow the fastest method, and are no slower than
+        1e-3 beside methods that move pre-trained weights with care.
         """
-        method = self.host.methods.get(parameter.split("/")[1] if "/" in parameter else "")
-        own = max(m.learning_rate for m in self.host.methods.values()) if method is None else method.learning_rate
-        return self.config.optimizer.lr or own
+        settings = self.config.optimizer
+        owner, _, rest = parameter.partition("/")
+        if ":" not in owner:
+            return settings.lr or self.host.methods[rest.partition("/")[0]].learning_rate
+        fastest = max(method.learning_rate for method in self.host.methods.values())
+        return settings.head_lr or settings.lr or max(fastest, 1e-3)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's precision."""

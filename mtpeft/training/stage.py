@@ -91,7 +91,7 @@ class Stage:
     def open(self) -> None:
         """Make the optimizer of what these tasks train, and the batches of the rest of the stage."""
         run, settings = self.run, self.run.config.optimizer
-        learned = {f"balancer {i}": parameter for i, parameter in enumerate(run.balancer.parameters())}
+        learned = {f"balancer:{i}": parameter for i, parameter in enumerate(run.balancer.parameters())}
         self.parameters = run.host.trainable(list(self.at.tasks)) | learned
         rates = {name: run.learning_rate(name) for name in self.parameters}
         self.optimizer = build_optimizer(

@@ -32,9 +32,9 @@ NAMES = tuple("0123456789")
 SPLITS = ("train", "val", "test")
 SOURCES = {"train": 1197, "val": 200, "test": 400}
 SCENES = {
-    "cls": {"train": 2000, "val": 400, "test": 800},
-    "det": {"train": 1200, "val": 200, "test": 400},
-    "seg": {"train": 1200, "val": 200, "test": 400},
+    "cls": {"train": 640, "val": 400, "test": 800},
+    "det": {"train": 640, "val": 200, "test": 400},
+    "seg": {"train": 640, "val": 200, "test": 400},
 }
 _VERSION = 1  # raise when the scenes of a seed change: it is part of their hash
 _LUMINANCE = np.array([0.299, 0.587, 0.114])

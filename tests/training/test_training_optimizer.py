@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from torch import nn
+from training_toy import config
 
 from mtpeft.training.optimizer import build_optimizer, clip, rate, set_rate
+from mtpeft.training.run import setup
 
 
 def test_rate_is_linear_then_half_a_cosine():
@@ -54,3 +56,23 @@ def test_an_optimizer_of_nothing_can_step():
     optimizer = build_optimizer({}, {}, betas=(0.9, 0.999), weight_decay=0.1)
     set_rate(optimizer, 1.0)
     optimizer.step()
+
+
+def test_heads_are_no_slower_than_a_thousandth_unless_told(tmp_path):
+    run = setup(config(tmp_path / "run"))
+    method = next(iter(run.host.methods.values()))
+    type(method).learning_rate, before = 1e-5, type(method).learning_rate
+    try:
+        assert run.learning_rate("shared/toy/site/value") == 1e-5
+        assert run.learning_rate("head:toy/weight") == run.learning_rate("balancer:0") == 1e-3
+    finally:
+        type(method).learning_rate = before
+
+
+@pytest.mark.parametrize(
+    ("settings", "part", "head"), [(["lr=0.5"], 0.5, 0.5), (["lr=0.5", "head_lr=0.25"], 0.5, 0.25)]
+)
+def test_the_configuration_overrides_learning_rates(tmp_path, settings, part, head):
+    run = setup(config(tmp_path / "run", *(f"optimizer.{s}" for s in settings)))
+    assert run.learning_rate("shared/toy/site/value") == part
+    assert run.learning_rate("head:toy/weight") == head

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter of the backbone is replaced by a trained copy, so the backbone itself stays as it was."""
+"""Full fine-tuning: a trained copy of every parameter takes its place, so the backbone itself stays as it was."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Full(Method):
 
     mergeable = True
     families = "all"
-    learning_rate = 1e-4
+    learning_rate = 3e-4
 
     at: str = "parameter"
 
