@@ -183,7 +183,7 @@ def is_finite_in_bfloat16(case: Case) -> None:
     plain = host.predict(images, "a").detach()
     with torch.autocast("cpu", torch.bfloat16):
         outputs = host.predict(images, "a")
-    case.close(outputs.float(), plain, "outputs in bf16 and fp32", tolerance=0.2)
+    case.close(outputs.float(), plain, "outputs in bf16 and fp32", tolerance=0.5)
     if part_parameters(host):
         outputs.float().square().sum().backward()
     wrong = [n for n, p in part_parameters(host).items() if p.grad is not None and not p.grad.isfinite().all()]

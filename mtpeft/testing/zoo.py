@@ -14,6 +14,8 @@ from typing import Any
 import timm
 import torch
 from timm.layers import LayerScale
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -48,7 +50,7 @@ def zoo() -> dict[str, Callable[[], nn.Module]]:
         "convnext": _entry("convnext_tiny", None, **_STAGES),
         "resnet": _entry("resnet18", None, **_NARROW),
         "resnet50": _entry("resnet50", None, **_NARROW),
-        "mobilenet": _entry("mobilenetv3_small_050", None),
+        "mobilenet": partial(_build, _mobilenet, (64, 64), {}),
         "efficientnet": _entry("test_efficientnet", None),
     }
 
@@ -60,10 +62,19 @@ def _entry(name: str, size: int | tuple[int, int] | None, **settings: Any) -> Ca
     return partial(_build, name, settings.get("img_size", (64, 64)), settings)
 
 
-def _build(name: str, size: tuple[int, int], settings: dict[str, Any]) -> nn.Module:
+def _mobilenet() -> nn.Module:
+    """MobileNetV3's blocks, one for each stage: depthwise, squeezed and excited, inverted, with hard-swish."""
+    stages = [["ds_r1_k3_s2_e1_c8_se0.25_nre"], ["ir_r1_k3_s2_e2_c16_nre"], ["ir_r1_k5_s2_e2_c24_se0.25"],
+              ["ir_r1_k5_s2_e2_c32_se0.25"], ["cn_r1_k1_s1_c48"]]  # fmt: skip
+    model = MobileNetV3(decode_arch_def(stages), num_classes=0, stem_size=8, num_features=64, act_layer=nn.Hardswish)
+    model.pretrained_cfg = {"architecture": "mobilenetv3", "classifier": "classifier"}
+    return model
+
+
+def _build(name: str | Callable[[], nn.Module], size: tuple[int, int], settings: dict[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = timm.create_model(name, pretrained=False, num_classes=0, **settings)
+        model = name() if callable(name) else timm.create_model(name, pretrained=False, num_classes=0, **settings)
         for module in model.modules():
             _draw(module)
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, *size)}
