@@ -23,7 +23,7 @@ from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, pri
 
 
 class LowRank(LowRankPart):
-    """``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)``; ``B (out, r)`` zero (see ``init``)."""
+    """By default ``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)``; ``B (out, r)`` zero."""
 
     def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming") -> None:
         super().__init__()
