@@ -6,6 +6,7 @@ As FacT-TT with ``Sigma_k = sum_j P_kj C_j``: the core ``C (r, r, r)`` is shared
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ class TuckerEnds(Ends):
     def __init__(self, width: int, rank: int) -> None:
         super().__init__(width, rank)
         self.C = nn.Parameter(torch.empty(rank, rank, rank))
-        nn.init.xavier_uniform_(self.C.data.view(rank, -1))
+        nn.init.xavier_uniform_(self.C)
 
 
 class Tucker(Slices):
@@ -31,7 +32,8 @@ class Tucker(Slices):
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__(site, scale)
         self.P = nn.Parameter(torch.empty(slice_count(site), rank))
-        nn.init.xavier_uniform_(self.P)
+        bound = math.sqrt(6 / (rank + 12 * len(site.model.blocks)))  # xavier over the slices of all layers
+        nn.init.uniform_(self.P, -bound, bound)
 
     def cores(self) -> Tensor:
         return torch.einsum("kj,jab->kab", self.P, self.common[self.width].C)
