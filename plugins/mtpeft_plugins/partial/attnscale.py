@@ -1,8 +1,8 @@
-"""AttnScale (AAAI 2024, arXiv 2304.01917): a learned scale on the attention scores, with the norms tuned beside it.
+"""AttnScale (AAAI 2024, arXiv 2304.01917): learned scales of the attention scores, with the norms tuned beside them.
 
 ``softmax(a_h q_h k_h^T / sqrt(d_h))`` with one ``a_h`` for each head, ones at the start; it multiplies head h's rows of
-the query projection, so it merges. The paper gives every entry of the N x N score matrix a scale of its own, which ties
-it to one input size and to the inside of the attention; ours is shared by a head's entries.
+the query projection, so it merges. The paper learns scaling parameters of each attention matrix; this form is ours,
+written without the paper's equation at hand. A scale for each entry would tie it to one input size.
 """
 
 from __future__ import annotations

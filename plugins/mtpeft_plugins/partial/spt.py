@@ -4,7 +4,7 @@ The sensitivity of a weight is ``s_n = sum_b g_n^2`` over a few batches ``b``. O
 ``budget`` most sensitive are taken; a matrix that holds at least ``threshold`` times as many of them as a module has
 parameters gets the module (LoRA, or an adapter behind it), the densest first, as long as the budget lasts; what is left
 of the budget trains the most sensitive weights of the other matrices, stored as values and places. Before data was
-seen, ``s_n = W_n^2``. The paper counts the budget before modules replace weights; here it bounds all trained
+seen, ``s_n = W_n^2``. How the budget is shared out between modules and single weights is ours; it bounds all trained
 parameters.
 """
 

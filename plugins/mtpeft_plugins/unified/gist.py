@@ -1,10 +1,11 @@
-"""GIST (ACM MM 2024, arXiv 2312.07255): one more token that gathers a task's knowledge, beside any other method.
+"""GIST (arXiv 2312.07255): one more token that gathers a task's knowledge, beside any other method.
 
 The Gist token ``g (d,)`` enters the first block behind the prefix tokens and runs through all of them. In training the
 head reads it as it reads the pooled vector, and both readings are drawn together, ``weight (KL(p || q) + KL(q || p))``
 with ``p = softmax(head(pooled) / T)`` and ``q = softmax(head(g_L) / T)``. At inference the pooled vector alone is read.
 Compose it: ``--method adapter-pfeiffer+gist``. Tasks whose head gives no class distribution train the token without the
-divergence.
+divergence. Temperature, weight and the absence of a loss on the reading alone are ours, written from the paper's
+abstract.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def both_ways(first: Tensor, second: Tensor) -> Tensor:
 class Gist(Method):
     """A token that the head reads in training, drawn together with the pooled vector."""
 
-    paper = "GIST: Improving PEFT via Knowledge Interaction, ACM MM 2024, arXiv 2312.07255"
+    paper = "GIST: Improving PEFT via Knowledge Interaction, arXiv 2312.07255"
     identity_at_init = False
     families = "ViT-like backbones without relative positions, with heads that classify images"
 
