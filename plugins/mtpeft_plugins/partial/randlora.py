@@ -3,7 +3,8 @@
 ``W' = W + s sum_j B_j diag(l_j) A diag(g_j)`` with ``n = ceil(min(out, in) / r)`` terms, ``l`` zero and ``g`` ``1 /
 max(out, in)`` at the start; where a weight has fewer outputs than inputs it is the transpose of that. ``A`` and the
 ``B_j`` are shared by all layers, have unit variance and follow from ``seed``, so they are not saved. HF PEFT pairs the
-rows of ``A`` with the columns of ``B`` in another order, which is the same up to a permutation of the random ``B``.
+rows of ``A`` with the columns of ``B`` in another order, which is the same up to a permutation of the random ``B``. The
+scale is 10 unless ``alpha`` is given; HF PEFT's is 20, at which narrow backbones diverge.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Randlora(Method):
     paper = "RandLoRA, ICLR 2025, arXiv 2502.00987"
     mergeable = True
     families = "all"
+    learning_rate = 1e-4
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: int = 32
@@ -72,4 +74,4 @@ class Randlora(Method):
         return Bases(sites, self.rank, self.seed)
 
     def part(self, site: Site) -> WeightPart:
-        return RandomSum(site, self.rank, 20.0 if self.alpha is None else self.alpha / self.rank)
+        return RandomSum(site, self.rank, 10.0 if self.alpha is None else self.alpha / self.rank)
