@@ -57,9 +57,11 @@ def checkpoints(case: Case) -> None:
     if reason is not None:
         expect_sentence(case, reason)
         return
-    mixed = _crossed(case, host)
-    host.checkpointing(False)
-    case.close_gradients(mixed, _crossed(case, host), "gradients with and without checkpoints")
+    for routes in (("a", "b"), ("b", ["c", "a", "b", "a"])):
+        host.checkpointing()
+        recomputed = _crossed(case, host, routes)
+        host.checkpointing(False)
+        case.close_gradients(recomputed, _crossed(case, host, routes), "gradients with and without checkpoints")
 
 
 def compiles(case: Case) -> None:
@@ -109,12 +111,10 @@ def _outputs_and_gradients(
     return features, gradients(parameters)
 
 
-def _crossed(case: Case, host: Host) -> dict[str, Tensor]:
-    """Gradients where the passes of task a, of task b and of a mixed batch all come before any backward pass."""
+def _crossed(case: Case, host: Host, routes: Sequence[str | Names]) -> dict[str, Tensor]:
+    """Gradients where all passes come before any backward pass."""
     parameters = part_parameters(host)
-    losses = [
-        weighted(host(case.images(host, 4, seed), route)) for seed, route in enumerate(("a", "b", ["c", "a", "b", "a"]))
-    ]
+    losses = [weighted(host(case.images(host, 4, seed), route)) for seed, route in enumerate(routes)]
     if parameters:
         for loss in losses:
             loss.backward()

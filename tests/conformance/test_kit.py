@@ -6,8 +6,13 @@ import re
 
 import broken_methods as broken
 import pytest
+import torch
+from torch import nn
 
-from mtpeft.api import Method, UsageError
+from mtpeft.api import Method, MtpeftError, UsageError
+from mtpeft.peft import hooks, lowrank, merge, store
+from mtpeft.peft.host import Host
+from mtpeft.peft.wiring import Wiring
 from mtpeft.testing import Check, CheckFailed, check_method, method_checks, parametrize_with_checks
 
 FOUND = {
@@ -91,3 +96,43 @@ def test_names_of_checks_are_unique_and_documented() -> None:
 def _named(method: type[Method], name: str, expected: dict[str, str]) -> list[Check]:
     checks = method_checks(method, ["vit"], ["shared"], expected_failures=expected)
     return [check for check in checks if check.name == name]
+
+
+def _broken_core(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """One fault in the core itself."""
+    if fault == "a checkpoint reads its route late":
+        monkeypatch.setattr(hooks.ModuleHook, "_restore", lambda self, x: None)
+    elif fault == "samples see the parts of other tasks":
+        monkeypatch.setattr(lowrank, "_mask", lambda plain, z, *rest: torch.ones_like(z))
+    elif fault == "running statistics move":
+        monkeypatch.setattr(Host, "train", nn.Module.train)
+    elif fault == "a hook stays behind":
+        detach = Wiring.detach
+        monkeypatch.setattr(Wiring, "detach", lambda self: (detach(self), self.backbone.register_forward_hook(print)))
+    elif fault == "files hold more than was trained":
+        write = store._write
+        monkeypatch.setattr(store, "_write", lambda tensors, path: write({**tensors, "more": torch.ones(1)}, path))
+    elif fault == "unmerging rounds":
+        swap = merge.swap_in
+        monkeypatch.setattr(
+            merge, "swap_in", lambda model, new: swap(model, {k: t * (1 + 1e-6) for k, t in new.items()})
+        )
+
+
+CORE_FAULTS = [
+    ("a checkpoint reads its route late", "checkpoints", "vit", "task"),
+    ("samples see the parts of other tasks", "mixed_equals_separate", "vit", "task"),
+    ("running statistics move", "leaves_the_backbone_alone", "resnet", "shared"),
+    ("a hook stays behind", "leaves_the_backbone_alone", "vit", "shared"),
+    ("files hold more than was trained", "saves_what_it_trains", "vit", "shared"),
+    ("unmerging rounds", "merges_into_plain_timm", "vit", "shared"),
+]
+
+
+@pytest.mark.parametrize(("fault", "name", "family", "scope"), CORE_FAULTS)
+def test_a_fault_of_the_core_is_found(monkeypatch, fault: str, name: str, family: str, scope: str) -> None:
+    (check,) = [c for c in method_checks("lora", [family], [scope]) if c.name == name]
+    check()
+    _broken_core(monkeypatch, fault)
+    with pytest.raises((CheckFailed, MtpeftError)):
+        check()

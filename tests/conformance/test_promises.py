@@ -40,7 +40,8 @@ def state():
     return (
         {name: id(make) for name, make in _registry._model_entrypoints.items()},
         sorted(timm.list_models(pretrained=True)),
-        {c.__qualname__ + c.__module__: {k: id(v) for k, v in vars(c).items() if k != "__slotnames__"} for c in classes},
+        {f"{c.__module__}.{c.__qualname__}": {k: id(v) for k, v in vars(c).items() if k != "__slotnames__"}
+         for c in classes},
     )
 """
 
