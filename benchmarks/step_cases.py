@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from step_written import HandLora, LoopHydraLora
 from torch import Tensor, nn
 
 import mtpeft
-from mtpeft.api import Method
+from mtpeft.api import Method, NotApplicable
 from mtpeft.peft.host import Host
 from mtpeft.plugins import registry, resolve
 
@@ -106,6 +107,13 @@ def hosted(data: Data, name: str, method: Method, group: str = "method", kind: s
     return _of_host(group, name, loss, host, ["one"])
 
 
+def built_in(data: Data) -> Iterator[Case]:
+    """Every method with its default settings, but for those that make no sense on a ViT."""
+    for name in sorted(registry("methods")):
+        with suppress(NotApplicable):
+            yield hosted(data, name, resolve("methods", name)())
+
+
 def _of_host(group: str, name: str, loss: Callable[[], Tensor], host: Host, tasks: list[str]) -> Case:
     return Case(group, name, loss, list(host.trainable(tasks).values()), host, list(host.backbone.blocks))
 
@@ -155,8 +163,7 @@ def cases(data: Data) -> Iterator[Case]:
     lora, hydra = resolve("methods", "lora"), resolve("methods", "hydra-lora")
     yield plain(data, "full fine-tuning, plain timm", train=True)
     yield plain(data, "linear probe, plain timm", train=False)
-    for name in registry("methods"):
-        yield hosted(data, name, resolve("methods", name)())
+    yield from built_in(data)
     yield hosted(data, "lora, every linear layer", lora(at="linear"))
     for last in (6, 3, 1):
         yield hosted(data, f"lora, last {last} of 12 blocks", lora(blocks=f"last:{last}"), "last blocks")
