@@ -1,4 +1,4 @@
-"""Does the embedded backbone's pre-training matter? Three tasks trained jointly, three seeds, five settings.
+"""Does the embedded backbone's pre-training matter? Three tasks trained jointly, three seeds, four settings.
 
     python benchmarks/pretraining_matters.py --steps 400
 
@@ -24,7 +24,6 @@ SETTINGS = (
     ("hydra-lora", "micro-random"),
     ("linear-probe", "micro"),
     ("full", "micro"),
-    ("full", "micro-random"),
 )
 
 

@@ -1,7 +1,7 @@
 """Real photographs, cells and streets on real ViT-Ti weights: three tasks jointly and one after another.
 
     python benchmarks/real_images.py --data DATA            # the grid
-    python benchmarks/real_images.py --data DATA --select   # learning rates on validation, before it
+    python benchmarks/real_images.py --data DATA --select   # learning rates on validation, before it; else methods' own
 
 Each cell is one `mtpeft train` of a recipe in a process of its own; its numbers go to `results/real_images/`, and a
 cell that is there is not run again, so the grid can be stopped and started. Learning rates are chosen on validation
@@ -44,18 +44,22 @@ SELECTION_STEPS = 120
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a method on weights (``pretrained`` or ``random``) under a schedule, from a seed."""
+    """One training: a method on weights (``pretrained`` or ``random``) under a schedule, from a seed.
+
+    ``lr`` is None for the method's own learning rate.
+    """
 
     method: str
     schedule: str
     weights: str
     seed: int
-    lr: float
+    lr: float | None
     steps: int
 
     @property
     def path(self) -> Path:
-        return CELLS / f"{self.method}-{self.schedule}-{self.weights}-{self.steps}-{self.lr:g}-{self.seed}.json"
+        rate = "own" if self.lr is None else f"{self.lr:g}"
+        return CELLS / f"{self.method}-{self.schedule}-{self.weights}-{self.steps}-{rate}-{self.seed}.json"
 
     def command(self, data: Path, weights: Path, out: Path) -> list[str]:
         places = [f"tasks.{name}.data={place.format(data)}" for name, place in PLACES.items()]
@@ -64,7 +68,8 @@ class Cell:
             *(str(RECIPES / f"pacs-bccd-camvid-{self.schedule}.toml"), "--method", self.method),
             *("--weights", str(weights), "--seed", str(self.seed), "--steps", str(self.steps), "--out", str(out)),
             *(word for place in places for word in ("--set", place)),
-            *("--set", f"optimizer.lr={self.lr:g}", "--set", "output.save_every=0"),
+            *(("--set", f"optimizer.lr={self.lr:g}") if self.lr is not None else ()),
+            *("--set", "output.save_every=0"),
         ]
 
     def run(self, data: Path, keep_test: bool = True) -> None:
@@ -107,11 +112,11 @@ def candidates(method: str) -> list[Cell]:
     return [Cell(method, "joint", "pretrained", 0, rate, SELECTION_STEPS) for rate in rates]
 
 
-def chosen_rate(method: str) -> float:
-    """The learning rate of the best mean over the tasks on validation."""
+def chosen_rate(method: str) -> float | None:
+    """The learning rate of the best mean over the tasks on validation; None while not all were tried."""
     found = [cell for cell in candidates(method) if cell.path.exists()]
     if len(found) < len(RATES):
-        raise SystemExit(f"no learning rate is chosen for {method} yet: run with --select first")
+        return None
     return max(found, key=lambda cell: mean(json.loads(cell.path.read_text())["validation"].values())).lr
 
 

@@ -40,9 +40,7 @@ def report(tried: Sequence[Path], cells: Sequence[Path]) -> str:
         "construction 0 where tasks share nothing.\n",
         _sequential(kinds["sequential"]),
         "## Learning rates\n",
-        f"On validation (of PACS a tenth of the training images), {chosen[0]['cell']['steps'] if chosen else 0} joint\n"
-        "updates; the best mean of the three was taken.\n",
-        _rates(chosen),
+        *_rates(chosen, {record["cell"]["lr"] for record in found}),
         "## Not run\n",
         (", ".join(missing) if missing else "Nothing is missing.") + "\n",
     ]
@@ -93,12 +91,18 @@ def _kept(records: list[dict], task: str, stage: int) -> list[str]:
     return [_over(records, learned), _over(records, last), _over(records, lambda r: learned(r) - last(r))]
 
 
-def _rates(records: list[dict]) -> str:
+def _rates(records: list[dict], used: set[float | None]) -> list[str]:
+    if used == {None}:
+        return ["Each method's own default, untuned.\n"]
     rows = []
     for record in records:
         cell, values = record["cell"], [record["validation"][task] for task in TASKS]
         rows.append([cell["method"], f"{cell['lr']:g}", *(f"{value:.1f}" for value in (*values, mean(values)))])
-    return _table(["method", "lr", *TASKS.values(), "mean"], rows)
+    text = (
+        f"On validation (of PACS a tenth of the training images), {records[0]['cell']['steps']} joint updates; the\n"
+        "best mean of the three was taken.\n"
+    )
+    return [text, _table(["method", "lr", *TASKS.values(), "mean"], rows)]
 
 
 def _cell(record: dict, task: str, stage: int) -> dict[str, Any]:
@@ -118,7 +122,8 @@ def _costs(records: list[dict]) -> list[str]:
 
 
 def _run(records: list[dict]) -> list[str]:
-    return [f"{records[0]['cell']['lr']:g}", str(len(records))]
+    rate = records[0]["cell"]["lr"]
+    return ["own" if rate is None else f"{rate:g}", str(len(records))]
 
 
 def _over(records: list[dict], value: Callable[[dict], float]) -> str:

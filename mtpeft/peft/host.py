@@ -79,6 +79,12 @@ class Host(nn.Module):
         self.backbone, self.methods = backbone, dict(methods)
         if len(self.methods) != len(methods):
             raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
+        encoders = [name for name, method in methods if type(method).encode is not Method.encode]
+        if len(encoders) > 1:
+            raise NotApplicable(
+                f"{' and '.join(encoders)} each say how images become features, and only one can",
+                hint="compose methods of which at most one overrides encode",
+            )
         self.image_size = image_size or native_size(backbone)
         self.cell = Cell()
         self.extractor = Extractor(backbone, self.image_size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from mtpeft.errors import UsageError
+from mtpeft.errors import MtpeftError, UsageError
 
 if TYPE_CHECKING:
     from mtpeft.backbone.features import Features, FeaturesInfo
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 SHARED = "shared"
 """The owner of parts that every task trains. No task may have this name."""
+
+
+def no_loss(task: str, images: Tensor, targets: list[dict[str, Any]]) -> Tensor:
+    """Stands in a context that was given no loss.
+
+    Raises:
+        MtpeftError: always.
+    """
+    raise MtpeftError("this method needs the loss of its tasks, and its context has none", hint="give Context a loss")
 
 
 @dataclass
@@ -44,31 +53,61 @@ class Context:
     step: int = 0
     steps: int = 0
     batches: Callable[[], Iterable[tuple[str, Tensor, list[dict[str, Any]]]]] = field(default=lambda: iter(()))
-    loss: Callable[[str, Tensor, list[dict[str, Any]]], Tensor] | None = None
+    loss: Callable[[str, Tensor, list[dict[str, Any]]], Tensor] = no_loss
+
+
+class Declarations:
+    """What the conformance kit holds a method to: class attributes, or properties where the configuration decides.
+
+    Attributes:
+        identity_at_init: attached and untrained, it leaves the outputs bit-identical.
+        mergeable: its parts fold into plain timm weights.
+        needs_task_id: it cannot run for a sample whose task is not known.
+        needs_task_count: it must know how many tasks there will be.
+        inference_passes: passes over the backbone for one batch.
+        families: what it makes sense on, for people (the machine's word is the refusal itself).
+        learning_rate: where a recipe gives none.
+        paper: title, venue and number.
+    """
+
+    paper: ClassVar[str] = ""
+
+    if TYPE_CHECKING:  # read-only to a type checker: class attributes and properties may both take their place
+
+        @property
+        def identity_at_init(self) -> bool: ...
+        @property
+        def mergeable(self) -> bool: ...
+        @property
+        def needs_task_id(self) -> bool: ...
+        @property
+        def needs_task_count(self) -> bool: ...
+        @property
+        def inference_passes(self) -> int: ...
+        @property
+        def families(self) -> str: ...
+        @property
+        def learning_rate(self) -> float: ...
+    else:
+        identity_at_init = True
+        mergeable = False
+        needs_task_id = False
+        needs_task_count = False
+        inference_passes = 1
+        families = ""
+        learning_rate = 1e-3
 
 
 @dataclass
-class Method(ABC):
-    """Subclass as a dataclass: the fields are the configuration.
-
-    Class attributes declare what the conformance kit holds a method to; override as properties where the configuration
-    decides.
+class Method(Declarations, ABC):
+    """Subclass as a dataclass: the fields are the configuration; `Declarations` are class attributes or properties.
 
     Attributes:
         scope: ``shared`` (one owner, every task trains it) or ``task`` (each task owns a copy).
         at: site pattern; terms are separated by spaces, alternatives by ``|``, and the first alternative that matches
-        wins. blocks: which blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``.
+            wins.
+        blocks: which blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``.
     """
-
-    identity_at_init: ClassVar[bool] = True
-    mergeable: ClassVar[bool] = False
-    needs_task_id: ClassVar[bool] = False
-    needs_task_count: ClassVar[bool] = False
-    inference_passes: ClassVar[int] = 1
-    families: ClassVar[str] = ""
-    """Families it makes sense on, for people (the machine's word is the refusal itself)."""
-    learning_rate: ClassVar[float] = 1e-3
-    paper: ClassVar[str] = ""
 
     scope: Literal["shared", "task"] = "shared"
     at: str = ""

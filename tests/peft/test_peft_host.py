@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from doubles import Queried
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -91,8 +92,13 @@ def test_as_many_tasks_as_images():
         make()(IMAGES, ["a", "b"])
 
 
+def test_two_methods_that_encode_are_refused():
+    with pytest.raises(NotApplicable, match="one and two each say how images become features"):
+        Host(zoo()["vit"](), [("one", Queried()), ("two", Queried())], ["a"])
+
+
 def test_a_pattern_that_matches_nothing_lists_what_there_is():
-    with pytest.raises(UsageError, match="attn.queries") as error:
+    with pytest.raises(UsageError, match=r"attn\.queries") as error:
         Host(zoo()["vit"](), [("lora", as_methods("lora")[0][1].__class__(at="attn.queries"))], ["a"])
     assert "attn.q" in error.value.hint
 

@@ -99,7 +99,7 @@ def test_a_tail_matches_inside_blocks_only(found):
 
 
 def test_no_match_lists_what_there_is(found):
-    with pytest.raises(UsageError, match='"attn.x"') as error:
+    with pytest.raises(UsageError, match=r'"attn\.x"') as error:
         select(found["vit"], "attn.x")
     assert "attn.q" in error.value.hint and "conv" in error.value.hint
 

@@ -36,7 +36,6 @@ class PrunedPrompt(Prompt):
 
     def __init__(self, site: Site, tokens: int, segments: int) -> None:
         super().__init__(site, tokens, carry=False)
-        self.owner = site.owner
         self.register_buffer("mask", torch.ones(tokens, segments))
         self.register_buffer("importance", torch.zeros(tokens, segments))
         self.register_buffer("start", self.tokens.detach().clone())
@@ -104,10 +103,9 @@ class E2vpt(Method):
 
     @torch.no_grad()
     def after_backward(self, context: Context) -> None:
-        mine = [context.host.parts.built[name] for name, method in context.host.methods.items() if method is self]
-        prompts = [part for built in mine for part in built.modules() if isinstance(part, PrunedPrompt)]
+        prompts = [p for p in context.host.parts_of(self, context.tasks) if isinstance(p.part, PrunedPrompt)]
         for owner in (SHARED, *context.tasks):
-            waiting = [part for part in prompts if part.owner == owner and not part.done]
+            waiting = [placed.part for placed in prompts if placed.owner == owner and not placed.part.done]
             for part in waiting:
                 part.weigh()
             if waiting and context.step >= int(self.prune_at * context.steps):

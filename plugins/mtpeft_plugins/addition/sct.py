@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtpeft.api import SHARED, Context, InputPart, Method, Site, zeros
+from mtpeft.api import Context, InputPart, Method, Site, zeros
 
 
 class ChosenChannels(InputPart):
     """``weight (K, K)``, ``bias (K,)`` and the indices ``channels (K,)``."""
 
-    def __init__(self, owner: str, width: int, count: int, scale: float) -> None:
+    def __init__(self, width: int, count: int, scale: float) -> None:
         super().__init__()
-        self.owner, self.scale = owner, scale
+        self.scale = scale
         self.weight, self.bias = zeros(count, count), zeros(count)
         self.register_buffer("channels", torch.arange(count))
         self.register_buffer("chosen", torch.tensor(0))
@@ -67,15 +67,12 @@ class Sct(Method):
         self.check(self.channels >= 1, f"channels is {self.channels}", "give at least one channel")
 
     def part(self, site: Site) -> InputPart:
-        return ChosenChannels(site.owner, site.width, min(self.channels, site.width), self.scale)
+        return ChosenChannels(site.width, min(self.channels, site.width), self.scale)
 
     @torch.no_grad()
     def calibrate(self, context: Context) -> None:
         host = context.host
-        mine = [host.parts.built[name] for name, method in host.methods.items() if method is self]
-        owners = {SHARED, *context.tasks}
-        parts = [p for built in mine for p in built.modules() if isinstance(p, ChosenChannels) and p.owner in owners]
-        waiting = [part for part in parts if not part.chosen]
+        waiting = [placed.part for placed in host.parts_of(self, context.tasks) if not placed.part.chosen]
         for part in waiting:
             part.squares = {}
         training = host.training

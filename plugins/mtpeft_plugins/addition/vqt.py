@@ -85,7 +85,7 @@ class Vqt(Method):
     tokens: int = 10
 
     @property
-    def identity_at_init(self) -> bool:  # type: ignore[override]
+    def identity_at_init(self) -> bool:
         """False: the head sees more than the backbone gives, though all of that is unchanged."""
         return False
 

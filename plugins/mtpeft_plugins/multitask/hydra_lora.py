@@ -87,11 +87,11 @@ class HydraLora(Method):
         self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
 
     @property
-    def mergeable(self) -> bool:  # type: ignore[override]
+    def mergeable(self) -> bool:
         return self.route == "task"
 
     @property
-    def needs_task_id(self) -> bool:  # type: ignore[override]
+    def needs_task_id(self) -> bool:
         return self.route != "token"
 
     def part(self, site: Site) -> LowRankPart:

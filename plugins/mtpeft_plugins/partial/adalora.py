@@ -130,10 +130,9 @@ class Adalora(Method):
 
     def trained(self, context: Context) -> Iterator[tuple[str, Triplets]]:
         """``OWNER/SITE`` and part, of the parts that this stage trains."""
-        built = next(context.host.parts.built[name] for name, m in context.host.methods.items() if m is self)
-        owners = [owner for task in context.tasks for owner in self.owners(task, context.seen)]
-        for owner in dict.fromkeys(owners):
-            yield from ((f"{owner}/{site}", part) for site, part in built[owner].items() if part.l.requires_grad)
+        for placed in context.host.parts_of(self, context.tasks):
+            if placed.part.l.requires_grad:
+                yield f"{placed.owner}/{placed.site.name}", placed.part
 
     def _smooth(self, key: str, now: Tensor) -> Tensor:
         before = self.importance.get(key, torch.zeros_like(now)).to(now.device)

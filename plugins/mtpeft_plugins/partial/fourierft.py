@@ -63,7 +63,7 @@ class Fourierft(Method):
         self.check(0 <= self.seed < 2**20, f"seed is {self.seed}", "give a seed from 0 to 1048575")
 
     @property
-    def identity_at_init(self) -> bool:  # type: ignore[override]
+    def identity_at_init(self) -> bool:
         return self.init == "zero"
 
     def common(self, sites: Sequence[Site]) -> nn.Module:

@@ -174,7 +174,7 @@ class Spt(Method):
         )
 
     @property
-    def mergeable(self) -> bool:  # type: ignore[override]
+    def mergeable(self) -> bool:
         return self.form == "lora"
 
     def part(self, site: Site) -> Part | None:

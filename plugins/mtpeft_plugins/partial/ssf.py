@@ -41,7 +41,7 @@ class Ssf(Method):
     init: Literal["normal", "identity"] = "normal"
 
     @property
-    def identity_at_init(self) -> bool:  # type: ignore[override]
+    def identity_at_init(self) -> bool:
         return self.init == "identity"
 
     def part(self, site: Site) -> WeightPart:
