@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
@@ -55,13 +57,14 @@ class Extractor:
 
     def __call__(self, model: nn.Module, images: Tensor) -> Features:
         """``images (B, 3, H, W)`` to features."""
+        timm_model: Any = model  # torch declares none of timm's methods
         if not self.single:
-            final, maps = model.forward_intermediates(
+            final, maps = timm_model.forward_intermediates(
                 images, indices=list(self.strides.values()), output_fmt="NCHW", intermediates_only=False
             )
-            return Features(model.forward_head(final, pre_logits=True), tuple(maps))
-        final = model.forward_features(images)
-        pooled = model.forward_head(final, pre_logits=True)
+            return Features(timm_model.forward_head(final, pre_logits=True), tuple(maps))
+        final = timm_model.forward_features(images)
+        pooled = timm_model.forward_head(final, pre_logits=True)
         if final.ndim == 4:
             return Features(pooled, (final,))
         height, width = self.grid(model, (images.shape[-2], images.shape[-1]))

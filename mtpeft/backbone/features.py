@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,8 +62,8 @@ class Features:
         """The features of some samples: a slice, or an index tensor ``(B',)``."""
         return self._each(lambda tensor: tensor[rows])
 
-    def _each(self, change) -> Features:
-        def apply(value):
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Features:
+        def apply(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(change(v) for v in value)
             return None if value is None else change(value)
@@ -75,7 +77,7 @@ class Features:
         if len(parts) == 1:
             return first
 
-        def join(name):
+        def join(name: str) -> Any:
             values = [getattr(p, name) for p in parts]
             if isinstance(values[0], tuple):
                 return tuple(torch.cat(v) for v in zip(*values, strict=True))

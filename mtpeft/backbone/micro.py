@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load
@@ -56,7 +57,7 @@ def micro_random(image_size: tuple[int, int] | None = None, pretrained: bool = T
 
 
 def _build(tag: str) -> VisionTransformer:
-    model = VisionTransformer(
+    model: Any = VisionTransformer(  # torch declares tensors and modules alone
         img_size=IMAGE_SIZE,
         patch_size=8,
         embed_dim=144,
@@ -65,7 +66,7 @@ def _build(tag: str) -> VisionTransformer:
         num_classes=0,
         dynamic_img_size=True,
     )
-    model.pretrained_cfg = {  # type: ignore[assignment]  # nn.Module declares tensors and modules alone
+    model.pretrained_cfg = {
         "architecture": "micro_vit_patch8_64",
         "tag": tag,
         "mean": (0.5, 0.5, 0.5),
