@@ -6,16 +6,18 @@ Hooks are objects, not closures: a deep copy of the host copies them, and then r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from mtpeft.peft.lowrank import add_low_rank
-from mtpeft.peft.parts import TokenPart, WeightPart
+from mtpeft.peft.parts import Part, TokenPart, WeightPart
 from mtpeft.peft.route import Cell, Pass, Segment
 from mtpeft.peft.slot import Placed, Slot
-from mtpeft.peft.weights import BiasSlot, changed_bias, replace_rows
+from mtpeft.peft.weights import BiasSlot, WeightSlot, changed_bias, replace_rows
+
+_TAG = "_mtpeft_tag"
 
 
 @dataclass
@@ -27,6 +29,19 @@ class Tag:
     scratch: dict[Any, dict[str, Any]]
 
 
+class Slots(TypedDict, total=False):
+    """The parts at one module, by kind."""
+
+    middle: MiddleSlot
+    input: Slot
+    token: Slot
+    keyvalue: Slot
+    overwrite: KeyValueTarget
+    lowrank: WeightSlot
+    bias: BiasSlot
+    output: Slot
+
+
 @dataclass(eq=False)
 class ModuleHook:
     """Hooks of one module.
@@ -35,21 +50,19 @@ class ModuleHook:
     block, extra tokens cut, low-rank parts, a bias that timm lacks, output parts, and the block's tap.
 
     Attributes:
-        slots: the parts here, by kind: ``middle input token keyvalue overwrite lowrank bias output``.
-        outer: the hook of the block whose residual stream enters this module (`middle` sites).
-        rotary: attentions of this block that rotate all but their first tokens, with how many those are.
+        slots: the parts here.
+        rotary: timm's attentions of this block that rotate all but their first tokens, with how many those are.
     """
 
     cell: Cell
     channels_last: bool = True
     block: bool = False
-    slots: dict[str, Slot] = field(default_factory=dict)
-    rotary: dict[nn.Module, int] = field(default_factory=dict)
+    slots: Slots = field(default_factory=Slots)
+    rotary: dict[Any, int] = field(default_factory=dict)
     inserted: int = 0
     carrying: int = 0
     keys: Tensor | None = None
     made: list[tuple[int, Segment, list[tuple[Placed, int]]]] = field(default_factory=list)
-    outer: ModuleHook | None = None
     entry: tuple[int, ...] = ()
     change: Tensor | None = None
 
@@ -130,7 +143,9 @@ class ModuleHook:
 
     def _own_tokens(self, slot: Slot, x: Tensor) -> tuple[list[Tensor], int]:
         """Tokens to carry on first, then the others; and how many are carried."""
-        kept, cut, self.made = [], [], []
+        kept: list[list[Tensor]] = []
+        cut: list[list[Tensor]] = []
+        self.made = []
         for index, segment, plan in slot.stretches():
             rows = x[segment.start : segment.stop]
             made = [(p, slot.run(p, index, segment.task, rows).expand(len(rows), -1, -1)) for p in plan]
@@ -156,19 +171,19 @@ class ModuleHook:
         for index, segment, made in self.made:
             end = tokens.shape[1]
             for placed, count in reversed(made):
-                if type(placed.part).returned is not TokenPart.returned:
+                if wants_return(placed.part):
                     with self.slots["token"].using(placed, index, segment.task) as part:
                         part.returned(tokens[segment.start : segment.stop, end - count : end])
                 end -= count
 
-    def _between(self, slot: Slot, x: Tensor) -> Tensor:
+    def _between(self, slot: MiddleSlot, x: Tensor) -> Tensor:
         """Input parts on the stream between attention and MLP; the block's output gets their change too."""
-        shape = self.outer.entry
+        shape = slot.outer.entry
         spatial = len(shape) == 4 and x.ndim == 3 and x.shape[1] == shape[1] * shape[2]
         stream = x.view(len(x), *shape[1:3], -1) if spatial else x
         changed = self._run(slot, stream, None)
         if changed is not stream:
-            self.outer.change = changed - stream
+            slot.outer.change = changed - stream
         return changed.reshape(x.shape)
 
     def _pad(self, slot: Slot, x: Tensor) -> Tensor:
@@ -178,24 +193,25 @@ class ModuleHook:
             rows = x[segment.start : segment.stop]
             own = [slot.run(placed, index, segment.task, rows) for placed in plan]
             both = [torch.stack([t.expand(len(rows), -1, -1) for t in pair]) for pair in own]
-            pieces.append(torch.cat(both, 2) if both else None)
-        self.keys = None if pieces[0] is None else torch.cat(pieces, 1)  # (2, B, p, C)
+            if both:
+                pieces.append(torch.cat(both, 2))
+        self.keys = torch.cat(pieces, 1) if pieces else None  # (2, B, p, C)
         return x if self.keys is None else torch.cat([x, x.new_zeros(len(x), self.keys.shape[2], x.shape[2])], 1)
 
     def _missing_bias(self, slot: BiasSlot, y: Tensor) -> Tensor:
         for placed in slot.in_force:
             bias = changed_bias(slot.weights, placed, slot.cell.task, None)
             if bias is not None:
-                ref = placed.site.tensor
+                ref = placed.site.rows
                 zeros = bias.new_zeros(y.shape[-1 if self.channels_last else 1])
                 full = replace_rows(zeros, ref.start, ref.stop, bias)
                 y = y + (full if self.channels_last else full[:, None, None])
         return y
 
     def _restore(self, x: Tensor) -> None:
-        tag = getattr(x, "_mtpeft_tag", None)
+        tag = getattr(x, _TAG, None)
         if tag is None:
-            x._mtpeft_tag = self._tag()
+            setattr(x, _TAG, self._tag())
             return
         self.cell.enter(tag.now)
         tag.now.carried, tag.now.scratch = tag.carried, snapshot(tag.scratch)
@@ -204,19 +220,26 @@ class ModuleHook:
         if self.cell.now.taps is not None:
             self.cell.now.taps.append(y if self.channels_last else y.movedim(1, -1))
         if self.cell.tagging:
-            y._mtpeft_tag = self._tag()
+            setattr(y, _TAG, self._tag())
 
     def _tag(self) -> Tag:
         now = self.cell.now
         return Tag(now, now.carried, snapshot(now.scratch))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
+class MiddleSlot(Slot):
+    """Input parts inside a block, on its residual stream; ``outer``: the block's hook, whose output they change too."""
+
+    outer: ModuleHook
+
+
+@dataclass(eq=False, kw_only=True)
 class KeyValueTarget(Slot):
     """Marks a projection whose last rows an attention's extra keys and values overwrite."""
 
-    attention: ModuleHook | None = None
-    letters: str = "qkv"
+    attention: ModuleHook
+    letters: str
 
 
 def snapshot(scratch: dict[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
@@ -238,7 +261,7 @@ def on_channels(placed: Placed, part: nn.Module, x: Tensor, y: Tensor) -> Tensor
     """Run an output part; on a q, k or v site of a fused projection it sees those channels only."""
     if "slice" not in placed.site.tags:
         return part(x, y)
-    start, stop = placed.site.tensor.start, placed.site.tensor.stop
+    start, stop = placed.site.rows.start, placed.site.rows.stop
     return torch.cat([y[..., :start], part(x, y[..., start:stop]), y[..., stop:]], -1)
 
 
@@ -256,6 +279,10 @@ class After:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return self.hook.after(module, args[0], output)
+
+
+def wants_return(part: Part) -> bool:
+    return isinstance(part, TokenPart) and type(part).returned is not TokenPart.returned
 
 
 def adds_missing_bias(placed: Placed) -> bool:

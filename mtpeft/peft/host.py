@@ -255,14 +255,14 @@ class Host(nn.Module):
     def _pass(self, images: Tensor, route: Route, first: int) -> Features:
         height, width = self.extractor.grid(self.backbone, (images.shape[-2], images.shape[-1]))
         side = self.wiring.side
-        tapped = side is not None and any(side.active(task) for task in route.tasks)
+        taps: list[Tensor] | None = [] if any(side.active(task) for task in route.tasks) else None
         layout = TokenLayout(self.extractor.prefix, height, width, (images.shape[-2], images.shape[-1]))
         joined = self.gradients is None and self.wiring.uniform(route.tasks)
-        self.cell.enter(Pass(route, layout, first, self.gradients, taps=[] if tapped else None, joined=joined))
+        self.cell.enter(Pass(route, layout, first, self.gradients, taps=taps, joined=joined))
         features = self.extractor(self.backbone, images)
-        if not tapped:
+        if taps is None:
             return features
-        features = replace(features, taps=tuple(self.cell.now.taps))
+        features = replace(features, taps=tuple(taps))
         pieces = []
         for index, segment, plan in side.stretches():
             piece = features[segment.start : segment.stop]
@@ -289,8 +289,9 @@ class Host(nn.Module):
             raise NotApplicable(
                 "reentrant checkpoints cannot train a frozen backbone's parts", hint="unset TIMM_REENTRANT_CKPT"
             )
+        backbone: Any = self.backbone
         try:
-            self.backbone.set_grad_checkpointing(enable)
+            backbone.set_grad_checkpointing(enable)
         except (AssertionError, AttributeError):
             family = type(self.backbone).__name__
             raise NotApplicable(f"{family} does not support gradient checkpointing", hint="leave it out") from None

@@ -28,7 +28,8 @@ def add_low_rank(slot: WeightSlot, module: nn.Module, x: Tensor, y: Tensor) -> T
         return y
     size, channel = slot.cell.now.route.size, 1 if isinstance(module, nn.Conv2d) else -1
     times = len(x) // size
-    hidden, backs, plain = [], [], []
+    hidden: list[Tensor | None] = []
+    backs, plain = [], []
     for placed, index, task, segments in entries:
         with slot.using(placed, index, task) as part:
             a, b, scale = part.factors()
@@ -61,7 +62,7 @@ def _entries(slot: WeightSlot) -> list[tuple[Placed, int, str | None, list[Segme
 
 def _rows(b: Tensor, placed: Placed, out: int) -> Tensor:
     """``B (rows, k)`` placed at its rows of the module's output: ``(out, k)``."""
-    ref = placed.site.tensor
+    ref = placed.site.rows
     return b if len(b) == out else F.pad(b, (0, 0, ref.start, out - ref.stop))
 
 
@@ -81,12 +82,14 @@ def _stacked(module: nn.Module, x: Tensor, plain: list, size: int, times: int) -
     """The plain parts' projections, by one product."""
     if not plain:
         return []
-    conv = isinstance(module, nn.Conv2d)
     a = torch.cat([a for a, _ in plain]) if len(plain) > 1 else plain[0][0]
-    z = F.conv2d(x, a, None, module.stride, module.padding, module.dilation) if conv else F.linear(x, a)
+    if isinstance(module, nn.Conv2d):
+        channel, z = 1, F.conv2d(x, a, None, module.stride, module.padding, module.dilation)
+    else:
+        channel, z = -1, F.linear(x, a)
     if any(segments is not None for _, segments in plain):
-        z = z * _mask(plain, z, size, times, conv)
-    return list(z.split([len(a) for a, _ in plain], 1 if conv else -1))
+        z = z * _mask(plain, z, size, times, channel == 1)
+    return list(z.split([len(a) for a, _ in plain], channel))
 
 
 def _mask(plain: list, z: Tensor, size: int, times: int, channels_first: bool) -> Tensor:

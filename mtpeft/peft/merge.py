@@ -29,16 +29,17 @@ def merged_tensors(wiring: Wiring, plan: Sequence[Placed], task: str | None) -> 
     cell, model = wiring.cell, wiring.model
     cell.enter(Pass(Route.single(task, 1)))
     found: Tensors = {}
-    for key, slot in wiring.weights.items():
-        found[key] = slot.value(model.original(*key), task).clone()
-    for key, slot in wiring.biases.items():
-        value = slot.value(model.original(*key), task).clone()
+    for key, weights in wiring.weights.items():
+        found[key] = weights.value(model.original(*key), task).clone()
+    for key, biases in wiring.biases.items():
+        value = biases.value(model.original(*key), task).clone()
         _check_bias(model, key, value)
         if model.saves(*key):
             found[key] = value
     for placed in plan:
-        if isinstance(placed.part, (InputPart, OutputPart)):
-            _fold_affine(model, found, placed)
+        affine = placed.part.affine() if isinstance(placed.part, (InputPart, OutputPart)) else None
+        if affine is not None:
+            _fold_affine(model, found, placed, *affine)
     return found
 
 
@@ -92,9 +93,9 @@ def _check_bias(model: Model, key: tuple[str, str], value: Tensor) -> None:
         )
 
 
-def _fold_affine(model: Model, found: Tensors, placed: Placed) -> None:
+def _fold_affine(model: Model, found: Tensors, placed: Placed, matrix: Tensor, shift: Tensor) -> None:
     """Input ``M x + c``: ``W M``, ``b + W c``. Output ``M y + c``: ``M W``, ``M b + c``."""
-    site, (matrix, shift) = placed.site, placed.part.affine()
+    site = placed.site
     key = (site.path, "weight")
     weight = found.get(key, model.original(*key)).clone()
     flat = weight.flatten(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import timm.data
 import torch
@@ -56,8 +58,8 @@ class Trace:
                 handle.remove()
         return trace
 
-    def _closing(self, path: str, open_modules: list[str]):
-        def note(module: nn.Module, args, output) -> None:
+    def _closing(self, path: str, open_modules: list[str]) -> Callable[[nn.Module, Any, Any], None]:
+        def note(module: nn.Module, args: Any, output: Any) -> None:
             open_modules.pop()
             self.called.add(path)
             if not isinstance(output, Tensor):

@@ -12,10 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import ParametrizationList
 
 from mtpeft.errors import MtpeftError
 from mtpeft.peft.probe import Trace, native_size
@@ -68,12 +70,22 @@ class Site:
     bypassed: bool = False
 
     @property
-    def weight(self) -> Tensor:
-        """The frozen tensor (its rows, for a slice of a fused ``qkv``), without gradient."""
+    def rows(self) -> TensorRef:
+        """Where `weight` lies.
+
+        Raises:
+            MtpeftError: if this site has none.
+        """
         if self.tensor is None:
             raise MtpeftError(f"site {self.name} has no weight", hint="weight parts sit on modules or parameters")
-        tensor = self.model.original(self.tensor.path, self.tensor.name).detach()
-        return tensor[self.tensor.start : self.tensor.stop] if tensor.ndim else tensor
+        return self.tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen tensor (its rows, for a slice of a fused ``qkv``), without gradient."""
+        rows = self.rows
+        tensor = self.model.original(rows.path, rows.name).detach()
+        return tensor[rows.start : rows.stop] if tensor.ndim else tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -161,16 +173,22 @@ class Model:
         """The frozen tensor, also where a parametrization stands before it."""
         module = self.modules[path]
         for store in (module._parameters, module._buffers):
-            if name in store:
-                return store[name]
-        return module.parametrizations[name].original
+            tensor = store.get(name)
+            if tensor is not None:
+                return tensor
+        return parametrizations(module, name).original
 
     def saves(self, path: str, name: str) -> bool:
         """Whether the tensor is in timm's state dict (some buffers are not)."""
         module = self.modules[path]
         if name in module._parameters or name in module._buffers:
             return name not in module._non_persistent_buffers_set
-        return "original" not in module.parametrizations[name]._non_persistent_buffers_set
+        return "original" not in parametrizations(module, name)._non_persistent_buffers_set
+
+
+def parametrizations(module: nn.Module, name: str) -> ParametrizationList:
+    """What stands before a module's tensor; torch declares no more than a module there."""
+    return cast("dict[str, ParametrizationList]", module.parametrizations)[name]
 
 
 def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -> list[Site]:
@@ -180,6 +198,7 @@ def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -
         image_size: of the probing pass; default: the backbone's own.
     """
     trace = Trace.of(backbone, image_size)
+    height, width = image_size or native_size(backbone)
     paths = block_paths(backbone)
     model = Model(
         modules=dict(backbone.named_modules()),
@@ -188,7 +207,7 @@ def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -
         widths=trace.widths,
         keeping=frozenset(trace.keeping),
         blocks=tuple(paths),
-        image_size=tuple(image_size or native_size(backbone)),
+        image_size=(height, width),
         prefix=int(getattr(backbone, "num_prefix_tokens", 0)),
         positions=_positions(backbone),
         tokens=len({trace.shapes.get(path) for path in paths}) == 1 and len(trace.shapes.get(paths[0], ())) == 3,
@@ -239,7 +258,7 @@ def block_paths(backbone: nn.Module) -> list[str]:
 def _module_sites(path: str, module: nn.Module, model: Model) -> Iterator[Site]:
     block, name = _canonical(path, model)
     called = path in model.called
-    bare = {"path": path, "module": module, "model": model, "block": block}
+    bare: dict[str, Any] = {"path": path, "module": module, "model": model, "block": block}
     if isinstance(module, nn.Linear):
         refs = _bias_refs(path, module, model)
         tag = "position" if _POSITION_MLP.search(path) else "linear"
@@ -266,7 +285,9 @@ def _module_sites(path: str, module: nn.Module, model: Model) -> Iterator[Site]:
             yield Site(name, tags=frozenset({tag}), **bare)
 
 
-def _slices(name: str, module: nn.Linear, bias: tuple[TensorRef, ...], bypassed: bool, bare: dict) -> Iterator[Site]:
+def _slices(
+    name: str, module: nn.Linear, bias: tuple[TensorRef, ...], bypassed: bool, bare: dict[str, Any]
+) -> Iterator[Site]:
     """The q, k and v rows of a fused projection; none where they take turns head by head (MaxViT)."""
     parent, _, leaf = name.rpartition(".")
     letters = _FUSED.get(leaf)
@@ -298,10 +319,9 @@ def _bias_refs(path: str, module: nn.Module, model: Model) -> tuple[TensorRef, .
         return (_ref(path, "bias", own),)
     parent, _, leaf = path.rpartition(".")
     around = model.modules[parent]
-    separate = (
-        [(f"{letter}_bias", getattr(around, f"{letter}_bias", None)) for letter in "qkv"] if leaf == "qkv" else []
-    )
-    if separate and all(isinstance(tensor, Tensor) for _, tensor in separate):
+    names = [f"{letter}_bias" for letter in "qkv"] if leaf == "qkv" else []
+    separate = [(name, tensor) for name in names if isinstance(tensor := getattr(around, name, None), Tensor)]
+    if len(separate) == len(names):
         return tuple(_ref(parent, name, tensor) for name, tensor in separate)
     return ()
 

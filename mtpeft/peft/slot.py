@@ -53,8 +53,11 @@ class Slot:
         return [(now.first + index, segment, self.active(segment.task)) for index, segment in enumerate(segments)]
 
     @contextmanager
-    def using(self, placed: Placed, index: int, task: str | None) -> Iterator[Part]:
-        """The part with the segment's task in force and, where gradients are kept apart, the segment's parameters."""
+    def using(self, placed: Placed, index: int, task: str | None) -> Iterator[Any]:
+        """The part with the segment's task in force and, where gradients are kept apart, the segment's parameters.
+
+        No type is promised: each kind of part is called in a way of its own.
+        """
         cell = self.cell
         if cell.ran is not None:
             cell.ran.add(id(placed.part))

@@ -71,8 +71,8 @@ def load(host: Host, directory: Path) -> dict[str, Any]:
                 head.extend(new)
             pairs += _matched(head.state_dict(keep_vars=True), read_tensors(path), path)
     with torch.no_grad():
-        for mine, saved in pairs:
-            mine.copy_(saved)
+        for tensor, value in pairs:
+            tensor.copy_(value)
     for task, name in description["head_of"].items():
         if name in host.heads:
             host.bind_head(task, name)

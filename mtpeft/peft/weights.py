@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.peft.parts import WeightPart
+from mtpeft.errors import MtpeftError
+from mtpeft.peft.parts import Part, WeightPart
 from mtpeft.peft.route import Cell
 from mtpeft.peft.sites import TensorRef
 from mtpeft.peft.slot import Placed, Slot
@@ -20,8 +21,8 @@ def replace_rows(tensor: Tensor, start: int, stop: int, rows: Tensor) -> Tensor:
     return torch.cat([tensor[:start], rows, tensor[stop:]])
 
 
-def changes_bias(part: WeightPart) -> bool:
-    return type(part).bias is not WeightPart.bias
+def changes_bias(part: Part) -> bool:
+    return isinstance(part, WeightPart) and type(part).bias is not WeightPart.bias
 
 
 @dataclass(eq=False)
@@ -39,42 +40,49 @@ class WeightSlot(Slot):
         for placed in self.plans.get(task, ()):
             if placed is until:
                 break
-            ref = placed.site.tensor
+            ref = placed.site.rows
             rows = original[ref.start : ref.stop] if original.ndim else original
             index = self.cell.now.first
             original = replace_rows(original, ref.start, ref.stop, self.run(placed, index, task, rows))
         return original
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class BiasSlot(Slot):
-    """The weight parts that also change one bias tensor (``ref``; a BEiT-like attention keeps three)."""
+    """The weight parts that also change one bias tensor; a BEiT-like attention keeps three.
 
+    ``ref``: the tensor, None where timm has none.
+    """
+
+    weights: WeightSlot
     ref: TensorRef | None = None
-    weights: WeightSlot | None = None
 
     def value(self, original: Tensor, task: str | None) -> Tensor:
+        """The bias under ``task``'s plan."""
         for placed in self.plans.get(task, ()):
-            offset, piece = 0, None
+            offset = 0
+            full = torch.cat([self._now(ref, original, placed) for ref in placed.site.bias])
+            changed = changed_bias(self.weights, placed, task, full)
+            if changed is None:
+                raise MtpeftError(f"{placed.method} gives no bias at {placed.site.name}, which has one")
             for ref in placed.site.bias:
-                if (ref.path, ref.name) == (self.ref.path, self.ref.name):
-                    piece = (ref, offset)
-                offset += ref.stop - ref.start
-            ref, offset = piece
-            full = torch.cat([self._now(r, original, placed) for r in placed.site.bias])
-            changed = changed_bias(self.weights, placed, task, full)[offset : offset + ref.stop - ref.start]
-            original = replace_rows(original, ref.start, ref.stop, changed)
+                size = ref.stop - ref.start
+                if self._holds(ref):
+                    original = replace_rows(original, ref.start, ref.stop, changed[offset : offset + size])
+                offset += size
         return original
 
     def _now(self, ref: TensorRef, current: Tensor, placed: Placed) -> Tensor:
-        own = (ref.path, ref.name) == (self.ref.path, self.ref.name)
-        tensor = current if own else placed.site.model.original(ref.path, ref.name)
+        tensor = current if self._holds(ref) else placed.site.model.original(ref.path, ref.name)
         return tensor[ref.start : ref.stop]
+
+    def _holds(self, ref: TensorRef) -> bool:
+        return self.ref is not None and (ref.path, ref.name) == (self.ref.path, self.ref.name)
 
 
 def changed_bias(weights: WeightSlot, placed: Placed, task: str | None, bias: Tensor | None) -> Tensor | None:
     """The part's bias, given the weight as the part sees it."""
-    ref = placed.site.tensor
+    ref = placed.site.rows
     original = placed.site.model.original(ref.path, ref.name)
     weight = weights.value(original, task, until=placed)[ref.start : ref.stop]
     with weights.using(placed, weights.cell.now.first, task) as part:

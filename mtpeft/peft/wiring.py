@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from mtpeft.errors import NotApplicable
-from mtpeft.peft.hooks import After, Before, KeyValueTarget, ModuleHook, adds_missing_bias
+from mtpeft.peft.hooks import After, Before, KeyValueTarget, MiddleSlot, ModuleHook, adds_missing_bias
 from mtpeft.peft.parts import (
     InputPart,
     KeyValuePart,
     LowRankPart,
     OutputPart,
+    Part,
     SidePart,
     TokenPart,
     WeightPart,
 )  # fmt: skip
 from mtpeft.peft.route import Cell
-from mtpeft.peft.sites import Model, TensorRef, is_plain_conv
+from mtpeft.peft.sites import Model, TensorRef, is_plain_conv, parametrizations
 from mtpeft.peft.slot import Placed, Slot
 from mtpeft.peft.weights import BiasSlot, Parametrization, WeightSlot, changes_bias
+
+_KINDS: dict[type[Part], Literal["input", "output", "token", "keyvalue"]] = {
+    InputPart: "input", OutputPart: "output", TokenPart: "token", KeyValuePart: "keyvalue"
+}  # fmt: skip
 
 Plans = dict[str | None, tuple[Placed, ...]]
 
@@ -44,21 +50,25 @@ class Wiring:
     weights: dict[tuple[str, str], WeightSlot] = field(default_factory=dict)
     biases: dict[tuple[str, str], BiasSlot] = field(default_factory=dict)
     hooks: dict[str, ModuleHook] = field(default_factory=dict)
-    side: Slot | None = None
+    side: Slot = field(init=False)
     plans: Plans = field(default_factory=dict)
     orders: dict[nn.Module, tuple[list[str], list[str]]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.side = Slot(self.cell)
+
     def attach(self, plans: Plans) -> None:
         """Attach the parts of ``plans``: task -> parts in the order they apply."""
-        self.side, self.plans = Slot(self.cell), plans
+        self.plans = plans
         for task, plan in plans.items():
             for placed in plan:
-                for slot in self._slots(placed):
-                    slot.plans[task] = (*slot.plans.get(task, ()), placed)
+                for place in self._slots(placed):
+                    place.plans[task] = (*place.plans.get(task, ()), placed)
         self._choose_activation_path()
         self._hook_blocks(plans)
-        for (path, name), slot in {**self.weights, **self.biases}.items():
-            if not getattr(slot, "on_activations", False):
+        parametrized: dict[tuple[str, str], WeightSlot | BiasSlot] = {**self.weights, **self.biases}
+        for (path, name), slot in parametrized.items():
+            if isinstance(slot, BiasSlot) or not slot.on_activations:
                 self._parametrize(path, name, slot)
         for path, hook in self.hooks.items():
             hook.register(self.model.modules[path])
@@ -67,21 +77,20 @@ class Wiring:
         """Take everything away; modules, classes, keys and their order are as before."""
         for path, hook in self.hooks.items():
             module = self.model.modules[path]
-            for store in (module._forward_pre_hooks, module._forward_hooks):
-                for key in [k for k, h in store.items() if isinstance(h, (Before, After))]:
-                    del store[key]
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                for key in [k for k, h in hooks.items() if isinstance(h, (Before, After))]:
+                    del hooks[key]
             for attention, first in hook.rotary.items():
                 attention.num_prefix_tokens = first
         for module, (parameters, buffers) in self.orders.items():
-            for name in list(module.parametrizations):
-                fleeting = module.parametrizations[name]._non_persistent_buffers_set
+            for name in [n for n in (*parameters, *buffers) if parametrize.is_parametrized(module, n)]:
+                fleeting = parametrizations(module, name)._non_persistent_buffers_set
                 parametrize.remove_parametrizations(module, name, leave_parametrized=False)
                 if fleeting:
                     module._non_persistent_buffers_set.add(name)
-            for store, order in ((module._parameters, parameters), (module._buffers, buffers)):
-                for name in order:
-                    store[name] = store.pop(name)
-        self.weights, self.biases, self.hooks, self.orders, self.side = {}, {}, {}, {}, None
+            _reorder(module._parameters, parameters)
+            _reorder(module._buffers, buffers)
+        self.weights, self.biases, self.hooks, self.orders, self.side = {}, {}, {}, {}, Slot(self.cell)
 
     def uniform(self, tasks: Sequence[str | None]) -> bool:
         """Whether ``tasks`` have one and the same plan, and nothing in it differs between them."""
@@ -98,7 +107,7 @@ class Wiring:
         """
         tasks = list(tasks)
 
-        def same(slot: Slot, key=lambda placed: placed) -> bool:
+        def same(slot: Slot, key: Callable[[Placed], object] = lambda placed: placed) -> bool:
             plans = [tuple(key(p) for p in slot.plans.get(task, ())) for task in tasks]
             return all(plan == plans[0] for plan in plans)
 
@@ -106,9 +115,10 @@ class Wiring:
             parts = [p for task in tasks for p in slot.plans.get(task, ())]
             return same(slot) and not any(p.per_task for p in parts) and not (apart and parts)
 
-        fixed = [s for s in self.weights.values() if not s.on_activations] + list(self.biases.values())
-        fixed += [h.slots["bias"] for h in self.hooks.values() if "bias" in h.slots]
-        counted = [h.slots[k] for h in self.hooks.values() for k in ("token", "keyvalue") if k in h.slots]
+        fixed: list[Slot] = [s for s in self.weights.values() if not s.on_activations]
+        fixed += [*self.biases.values(), *(h.slots["bias"] for h in self.hooks.values() if "bias" in h.slots)]
+        counted = [h.slots["token"] for h in self.hooks.values() if "token" in h.slots]
+        counted += [h.slots["keyvalue"] for h in self.hooks.values() if "keyvalue" in h.slots]
         return all(whole(s) for s in fixed) and all(same(s, lambda placed: placed.method) for s in counted)
 
     def _slots(self, placed: Placed) -> list[Slot]:
@@ -118,18 +128,18 @@ class Wiring:
             return [self.side]
         if isinstance(part, WeightPart):
             return self._weight_slots(placed)
-        kind = {InputPart: "input", OutputPart: "output", TokenPart: "token", KeyValuePart: "keyvalue"}
-        name = next(name for base, name in kind.items() if isinstance(part, base))
-        if name == "keyvalue":
+        slots = self._hook(site.path).slots
+        if "middle" in site.tags and site.block is not None:
+            outer = self._hook(self.model.blocks[site.block])
+            return [slots.setdefault("middle", MiddleSlot(self.cell, outer=outer))]
+        kind = next(kind for base, kind in _KINDS.items() if isinstance(part, base))
+        if kind == "keyvalue":
             self._target_keys_values(site.path)
-        if "middle" in site.tags:
-            name = "middle"
-            self._hook(site.path).outer = self._hook(self.model.blocks[site.block])
-        return [self._hook(site.path).slots.setdefault(name, Slot(self.cell))]
+        return [slots.setdefault(kind, Slot(self.cell))]
 
     def _weight_slots(self, placed: Placed) -> list[Slot]:
         site = placed.site
-        key = (site.tensor.path, site.tensor.name)
+        key = (site.rows.path, site.rows.name)
         weights = self.weights.setdefault(key, WeightSlot(self.cell))
         found: list[Slot] = [weights]
         if not changes_bias(placed.part):
@@ -168,7 +178,7 @@ class Wiring:
             if carried:
                 hook.slots.setdefault("token", Slot(self.cell))
             if "token" in hook.slots and self.model.positions == "rotary":
-                inner = self.model.modules[path].modules()
+                inner: Iterable[Any] = self.model.modules[path].modules()
                 hook.rotary = {
                     m: m.num_prefix_tokens for m in inner if isinstance(getattr(m, "num_prefix_tokens", None), int)
                 }
@@ -190,7 +200,12 @@ class Wiring:
         fleeting = name in module._non_persistent_buffers_set
         parametrize.register_parametrization(module, name, Parametrization(slot), unsafe=True)
         if fleeting:  # torch would save it from now on
-            module.parametrizations[name]._non_persistent_buffers_set.add("original")
+            parametrizations(module, name)._non_persistent_buffers_set.add("original")
+
+
+def _reorder(store: dict[str, Any], order: Iterable[str]) -> None:
+    for name in order:
+        store[name] = store.pop(name)
 
 
 def refuse(placed: Placed) -> None:
