@@ -168,8 +168,7 @@ def refuses_in_one_sentence(case: Case) -> None:
     backbone = case.backbone()
     before = behaviour.anatomy(backbone)
     error = folding.refusal(lambda: case.host(backbone=backbone), NotApplicable, UsageError)
-    case.expect(error is not None, "it was refused, and now it is not")
-    folding.expect_sentence(case, error)
+    folding.expect_refusal(case, error, "it was refused, and now it is not")
     case.expect(behaviour.anatomy(backbone) == before, "a refusal leaves the backbone changed")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +30,7 @@ def merges_into_plain_timm(case: Case) -> None:
     """
     host = case.host(random=True)
     for task in ("a", "b") if case.method.needs_task_id or case.method.scope == "task" else ("a", None):
-        reason = refusal(lambda task=task: host.merged_state(task), NotApplicable)
+        reason = refusal(partial(host.merged_state, task), NotApplicable)
         if reason is not None:
             case.expect(case.family != "vit", f"it declares that it merges, and refuses: {reason.message}")
             expect_sentence(case, reason)
@@ -62,9 +63,8 @@ def refuses_to_merge(case: Case) -> None:
     with torch.no_grad():
         before = host(images, "a")
     for door in (host.merged_state, host.merge):
-        reason = refusal(lambda door=door: door("a"), NotApplicable)
-        case.expect(reason is not None, f"{door.__name__} does not refuse, and it declares that it does not merge")
-        expect_sentence(case, reason)
+        reason = refusal(partial(door, "a"), NotApplicable)
+        expect_refusal(case, reason, f"{door.__name__} does not refuse, and it declares that it does not merge")
     with torch.no_grad():
         case.same(host(images, "a"), before, "outputs before and after a refused merge")
     case.same(plain_state(host.backbone, {}), frozen, "backbone weights before and after a refused merge")
@@ -126,6 +126,13 @@ def refusal(call: Callable[[], Any], *kinds: type[MtpeftError]) -> MtpeftError |
     except kinds as error:
         return error
     return None
+
+
+def expect_refusal(case: Case, error: MtpeftError | None, otherwise: str) -> None:
+    """There is a refusal, in one sentence."""
+    case.expect(error is not None, otherwise)
+    if error is not None:
+        expect_sentence(case, error)
 
 
 def expect_sentence(case: Case, error: MtpeftError) -> None:

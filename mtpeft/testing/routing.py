@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ def _expect_mixed(case: Case, host: Host, batches: Sequence[Names]) -> None:
         mixed, mixed_gradients = _outputs_and_gradients(host, images, names, parameters)
         rows = [_where(names, task) for task in dict.fromkeys(names)]
         pieces = [host(images[r], task) for r, task in zip(rows, dict.fromkeys(names), strict=True)]
-        loss = sum(weighted(piece) for piece in pieces)
+        loss = sum((weighted(piece) for piece in pieces), torch.zeros(()))
         if parameters:
             loss.backward()
         separate = Features.cat(pieces)[torch.cat(rows).argsort()]
@@ -103,7 +103,7 @@ def _expect_mixed(case: Case, host: Host, batches: Sequence[Names]) -> None:
 
 
 def _outputs_and_gradients(
-    host: torch.nn.Module, images: Tensor, route: str | Names, parameters: dict[str, torch.nn.Parameter]
+    host: Callable[..., Features], images: Tensor, route: str | Names, parameters: dict[str, torch.nn.Parameter]
 ) -> tuple[Features, dict[str, Tensor]]:
     features = host(images, route)
     if parameters:

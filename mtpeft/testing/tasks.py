@@ -13,10 +13,10 @@ from torch import Tensor
 from mtpeft.backbone.features import Features, FeaturesInfo, ImageConfig
 from mtpeft.plugins import resolve
 from mtpeft.settings import build
-from mtpeft.task import Dataset, Head, Sample, Score, Task
+from mtpeft.task import Dataset, Head, Sample, Score, Split, Task
 from mtpeft.testing.case import CheckFailed, difference, tensors
 
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 IMAGE = ImageConfig((64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 INFOS = {
     "one stride": FeaturesInfo(24, (24,), (8,), 1, (64, 64)),
@@ -40,7 +40,7 @@ class TaskCase:
         if not condition:
             raise CheckFailed(f"task {self.name}: {self.check}: {text}")
 
-    def dataset(self, split: str) -> Dataset:
+    def dataset(self, split: Split) -> Dataset:
         if split not in self.data:
             self.data[split] = self.task.dataset(split)
         return self.data[split]
@@ -74,7 +74,9 @@ def settings_round_trip(case: TaskCase) -> None:
 
 def splits_are_disjoint(case: TaskCase) -> None:
     """No sample is in two splits; classes are the same in all, in one order."""
-    names = {split: [case.dataset(split)[i].name for i in _some(case.dataset(split))] for split in SPLITS}
+    names: dict[str, list[str]] = {
+        split: [case.dataset(split)[i].name for i in _some(case.dataset(split))] for split in SPLITS
+    }
     for split in SPLITS:
         case.expect(len(names[split]) > 0, f"the split {split} is empty")
         case.expect(case.dataset(split).classes == case.dataset("train").classes, f"{split} has other classes")
@@ -110,8 +112,8 @@ def transform_follows_the_seed(case: TaskCase) -> None:
         images, targets = case.batch(4, train=train)
         case.expect(images.shape[1:] == (3, *IMAGE.size) and images.is_floating_point(), f"images are {images.shape}")
     sizes = [tuple(int(side) for side in target["size"]) for target in targets]
-    images = [case.dataset("test")[index].image for index in range(4)]
-    case.expect(sizes == [(i.height, i.width) for i in images], f"evaluation targets say {sizes}")
+    originals = [case.dataset("test")[index].image for index in range(4)]
+    case.expect(sizes == [(i.height, i.width) for i in originals], f"evaluation targets say {sizes}")
 
 
 def head_runs_on_every_backbone(case: TaskCase) -> None:
@@ -120,7 +122,7 @@ def head_runs_on_every_backbone(case: TaskCase) -> None:
     for kind, info in INFOS.items():
         head, given = case.head(info).train(), features(info, len(images), grad=True)
         losses = case.task.loss(head, head(given), targets)
-        total = sum(losses.values())
+        total = sum(losses.values(), torch.zeros(()))
         case.expect(all(v.ndim == 0 for v in losses.values()), "a loss is no scalar")
         case.expect(bool(torch.isfinite(total)), f"on {kind} the loss is {float(total.detach())}")
         total.backward()
@@ -137,8 +139,8 @@ def loss_is_a_mean(case: TaskCase) -> None:
     _, targets = case.batch(3, train=True)
     head, given = case.head().eval(), features(INFOS["one stride"], 3)
     twice = Features.cat([given, given])
-    once = sum(case.task.loss(head, head(given), targets).values())
-    doubled = sum(case.task.loss(head, head(twice), [*targets, *targets]).values())
+    once = sum(case.task.loss(head, head(given), targets).values(), torch.zeros(()))
+    doubled = sum(case.task.loss(head, head(twice), [*targets, *targets]).values(), torch.zeros(()))
     case.expect(
         difference(doubled, once) < 1e-4, f"twice the batch, and the loss goes from {once:.5g} to {doubled:.5g}"
     )
@@ -147,10 +149,11 @@ def loss_is_a_mean(case: TaskCase) -> None:
 def missing_targets_cost_nothing(case: TaskCase) -> None:
     """Samples without any target give a finite loss that can be differentiated; one among others is no trouble."""
     _, targets = case.batch(4, train=True)
-    bare = [{key: t[key] for key in ("size", "classes") if key in t} for t in targets]
+    bare: list[Target] = [{key: t[key] for key in ("size", "classes") if key in t} for t in targets]
     for kind, mixed in (("all targets", bare), ("some targets", [*bare[:2], *targets[2:]])):
         head = case.head().train()
-        total = sum(case.task.loss(head, head(features(INFOS["one stride"], 4)), mixed).values())
+        losses = case.task.loss(head, head(features(INFOS["one stride"], 4)), mixed)
+        total = sum(losses.values(), torch.zeros(()))
         case.expect(bool(torch.isfinite(total)), f"without {kind} the loss is {float(total.detach())}")
         total.backward()
         wrong = [n for n, p in head.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]

@@ -66,7 +66,9 @@ def _mobilenet() -> nn.Module:
     """MobileNetV3's blocks, one for each stage: depthwise, squeezed and excited, inverted, with hard-swish."""
     stages = [["ds_r1_k3_s2_e1_c8_se0.25_nre"], ["ir_r1_k3_s2_e2_c16_nre"], ["ir_r1_k5_s2_e2_c24_se0.25"],
               ["ir_r1_k5_s2_e2_c32_se0.25"], ["cn_r1_k1_s1_c48"]]  # fmt: skip
-    model = MobileNetV3(decode_arch_def(stages), num_classes=0, stem_size=8, num_features=64, act_layer=nn.Hardswish)
+    model: Any = MobileNetV3(
+        decode_arch_def(stages), num_classes=0, stem_size=8, num_features=64, act_layer=nn.Hardswish
+    )
     model.pretrained_cfg = {"architecture": "mobilenetv3", "classifier": "classifier"}
     return model
 
@@ -74,7 +76,7 @@ def _mobilenet() -> nn.Module:
 def _build(name: str | Callable[[], nn.Module], size: tuple[int, int], settings: dict[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = name() if callable(name) else timm.create_model(name, pretrained=False, num_classes=0, **settings)
+        model: Any = name() if callable(name) else timm.create_model(name, pretrained=False, num_classes=0, **settings)
         for module in model.modules():
             _draw(module)
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, *size)}
@@ -92,6 +94,6 @@ def _draw(module: nn.Module) -> None:
             nn.init.normal_(parameter, 1, 0.1)
         elif name.endswith("bias") or not parameter.any():
             nn.init.normal_(parameter, std=0.1)
-    if isinstance(module, _NormBase) and module.running_mean is not None:
+    if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
         nn.init.normal_(module.running_mean, std=0.1)
         nn.init.uniform_(module.running_var, 0.5, 1.5)
