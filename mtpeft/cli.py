@@ -225,6 +225,21 @@ def count(
     command.run(method, backbone=backbone, tasks=tasks, settings=settings or [], json=json)
 
 
+@app.command(epilog=_example("mtpeft check lora --family vit --family swin"))
+def check(
+    name: Annotated[str, typer.Argument(metavar="METHOD|PACKAGE", help="A method, or a package that brings some.")],
+    family: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A family of the zoo; repeat for more. Default: ten.")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Also compile each into one graph (slow).")] = False,
+    json: Json = False,
+) -> None:
+    """Hold a method to what it declares: the conformance kit."""
+    from mtpeft.commands import check as command
+
+    command.run(name, families=family or [], compile=compile, json=json)
+
+
 def _recipe_of(folder: Path | None, described: bool) -> Path | None:
     """The recipe that a run keeps, so that ``--resume --out RUN`` is enough to go on."""
     kept = folder / "config.toml" if folder else None

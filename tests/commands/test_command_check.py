@@ -1,0 +1,77 @@
+"""``mtpeft check`` tells sound methods from broken ones, and says which promise is broken."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from dataclasses import dataclass
+
+import pytest
+
+from mtpeft import plugins
+from mtpeft.api import Method, Site, WeightPart, hookimpl, zeros
+from mtpeft.cli import main
+
+
+class Shift(WeightPart):
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.by = zeros(*site.shape)
+
+    def forward(self, weight):
+        return weight + self.by
+
+
+@dataclass
+class Sound(Method):
+    """Adds a tensor."""
+
+    mergeable = True
+    at: str = "mlp.fc1"
+
+    def part(self, site: Site) -> WeightPart:
+        return Shift(site)
+
+
+@dataclass
+class Boastful(Sound):
+    """Says that it does not merge, and merges."""
+
+    mergeable = False
+
+
+@pytest.fixture
+def package(installed_plugins: None) -> None:
+    module = types.ModuleType("mtpeft_double")
+    module.Sound, module.Boastful = Sound, Boastful
+    sys.modules["mtpeft_double"] = module
+    names = {"sound": "mtpeft_double:Sound", "boastful": "mtpeft_double:Boastful"}
+    plugin = types.SimpleNamespace(register_methods=hookimpl(lambda: names))
+    plugins.manager().register(plugin, "mtpeft-double")
+
+
+def outcome(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = main(("check", *arguments, "--family", "vit"))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_a_sound_method_passes(capsys, package):
+    code, out, err = outcome(capsys, "sound", "--json")
+    rows = json.loads(out)["checks"]
+    assert (code, err) == (0, "")
+    assert [(row["scope"], row["failed"]) for row in rows] == [("shared", []), ("task", [])]
+    assert all(row["checks"] > 15 for row in rows)
+
+
+def test_a_package_is_all_its_methods_and_the_broken_promise_is_named(capsys, package):
+    code, out, err = outcome(capsys, "mtpeft-double")
+    assert code == 1
+    assert "refuses_to_merge" in out and "boastful" in out and "sound" in out
+    assert "checks failed" in err and "hint:" in err
+
+
+def test_what_is_neither_is_said(capsys, package):
+    code, _, err = outcome(capsys, "mtpeft-doubel")
+    assert code == 2 and "neither a method nor a package" in err
