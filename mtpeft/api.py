@@ -6,7 +6,54 @@ Everything is loaded when first used, so importing this module imports no torch.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtpeft.backbone.features import Features as Features
+    from mtpeft.backbone.features import FeaturesInfo as FeaturesInfo
+    from mtpeft.backbone.features import ImageConfig as ImageConfig
+    from mtpeft.backbone.pyramid import FeaturePyramid as FeaturePyramid
+    from mtpeft.balancing import Balancer as Balancer
+    from mtpeft.errors import DataError as DataError
+    from mtpeft.errors import MtpeftError as MtpeftError
+    from mtpeft.errors import NotApplicable as NotApplicable
+    from mtpeft.errors import UsageError as UsageError
+    from mtpeft.errors import did_you_mean as did_you_mean
+    from mtpeft.hookspecs import API_VERSION as API_VERSION
+    from mtpeft.hookspecs import hookimpl as hookimpl
+    from mtpeft.peft.keyed import Keyed as Keyed
+    from mtpeft.peft.method import SHARED as SHARED
+    from mtpeft.peft.method import Context as Context
+    from mtpeft.peft.method import Method as Method
+    from mtpeft.peft.parts import InputPart as InputPart
+    from mtpeft.peft.parts import KeyValuePart as KeyValuePart
+    from mtpeft.peft.parts import LowRankPart as LowRankPart
+    from mtpeft.peft.parts import OutputPart as OutputPart
+    from mtpeft.peft.parts import Part as Part
+    from mtpeft.peft.parts import PerTask as PerTask
+    from mtpeft.peft.parts import SidePart as SidePart
+    from mtpeft.peft.parts import TokenPart as TokenPart
+    from mtpeft.peft.parts import WeightPart as WeightPart
+    from mtpeft.peft.parts import zeros as zeros
+    from mtpeft.peft.route import Route as Route
+    from mtpeft.peft.route import Segment as Segment
+    from mtpeft.peft.route import TokenLayout as TokenLayout
+    from mtpeft.peft.sites import Site as Site
+    from mtpeft.plugins import resolve as resolve
+    from mtpeft.schedule import Batch as Batch
+    from mtpeft.schedule import Begin as Begin
+    from mtpeft.schedule import End as End
+    from mtpeft.schedule import Evaluate as Evaluate
+    from mtpeft.schedule import Event as Event
+    from mtpeft.schedule import Schedule as Schedule
+    from mtpeft.schedule import TaskSize as TaskSize
+    from mtpeft.schedule import Update as Update
+    from mtpeft.task import Dataset as Dataset
+    from mtpeft.task import Head as Head
+    from mtpeft.task import Metric as Metric
+    from mtpeft.task import Sample as Sample
+    from mtpeft.task import Score as Score
+    from mtpeft.task import Task as Task
 
 _WHERE = {
     "mtpeft.errors": ["DataError", "MtpeftError", "NotApplicable", "UsageError", "did_you_mean"],

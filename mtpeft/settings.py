@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from mtpeft.errors import UsageError, did_you_mean
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 Origin = Callable[[str], str]
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}
@@ -32,7 +35,7 @@ def build(cls: type[T], settings: Mapping[str, Any], where: str = "", origin: Or
     Raises:
         UsageError: for an unknown key (with did-you-mean), a missing one, or a value of a wrong type or range.
     """
-    known = {field.name.removesuffix("_config"): field for field in fields(cls) if field.init}  # type: ignore[arg-type]
+    known = {field.name.removesuffix("_config"): field for field in fields(cls) if field.init}
     origin = origin or (lambda key: "")
     check_keys(settings, known, where, origin)
     hints = get_type_hints(cls, include_extras=True)

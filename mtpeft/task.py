@@ -19,6 +19,8 @@ from mtpeft.backbone.features import Features, FeaturesInfo, ImageConfig
 if TYPE_CHECKING:
     from PIL import Image
 
+    from mtpeft.peft.heads import HeadSpec
+
 Split = Literal["train", "val", "test"]
 
 
@@ -80,9 +82,15 @@ class Metric(ABC):
 
 
 class Head(nn.Module, ABC):
-    """Features to outputs. ``classes`` are the names its outputs stand for, in order."""
+    """Features to outputs.
+
+    Attributes:
+        classes: the names its outputs stand for, in order.
+        spec: what it was built from, so that a saved one can be built again; set by who builds it.
+    """
 
     classes: tuple[str, ...]
+    spec: HeadSpec | None = None
 
     @abstractmethod
     def forward(self, features: Features) -> Any: ...
@@ -125,7 +133,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head: ...
+    def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
+        """A head for these features; `loss` and `decode` get it with what it gives out."""
 
     @abstractmethod
     def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
@@ -136,11 +145,11 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def loss(self, head: Head, outputs: Any, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def loss(self, head: Any, outputs: Any, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Named scalar losses, each a mean over the batch; the task's loss is their sum."""
 
     @abstractmethod
-    def decode(self, head: Head, outputs: Any, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode(self, head: Any, outputs: Any, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Outputs to one prediction for each sample, on the CPU, in the coordinates of ``target["size"]``."""
 
     @abstractmethod

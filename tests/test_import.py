@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,21 @@ def test_importing_everything_changes_nothing(tmp_path: Path) -> None:
     code += "print(len(names) > 20, [key for key in before if before[key] != after[key]])"
     assert run(code, tmp_path) == "True []"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mtpeft", "mtpeft.api"])
+def test_type_checkers_see_the_public_names(name: str) -> None:
+    module = import_module(name)
+    blocks = [node for node in ast.parse(Path(module.__file__).read_text("utf-8")).body if isinstance(node, ast.If)]
+    lines = [line for block in blocks for line in block.body if isinstance(line, ast.ImportFrom)]
+    seen = {alias.asname or alias.name: (line.module, alias.name) for line in lines for alias in line.names}
+    assert set(seen) == set(module.__all__) - {"__version__"}
+    for public, (where, own) in seen.items():
+        assert getattr(module, public) is getattr(import_module(where), own)
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert Path(mtpeft.__file__).with_name("py.typed").exists()
 
 
 def test_public_names_are_there() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Part(nn.Module):
     """What every part can ask for while it runs. Derive from one of the kinds below, not from this."""
 
-    cell: Cell | None = None
+    cell: Cell
 
     def bind(self, cell: Cell, common: nn.Module | None) -> None:
         """Called once by the host. ``common`` is kept outside the module tree, so it is counted and saved once."""

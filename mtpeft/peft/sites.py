@@ -88,6 +88,17 @@ class Site:
         return tensor[rows.start : rows.stop] if tensor.ndim else tensor
 
     @property
+    def block_path(self) -> str:
+        """timm's path of the block around it.
+
+        Raises:
+            MtpeftError: outside the blocks.
+        """
+        if self.block is None:
+            raise MtpeftError(f"site {self.name} lies in no block", hint="blocks.3.attn lies in one")
+        return self.model.blocks[self.block]
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.weight.shape) if self.tensor is not None else ()
 

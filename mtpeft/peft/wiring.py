@@ -129,9 +129,8 @@ class Wiring:
         if isinstance(part, WeightPart):
             return self._weight_slots(placed)
         slots = self._hook(site.path).slots
-        if "middle" in site.tags and site.block is not None:
-            outer = self._hook(self.model.blocks[site.block])
-            return [slots.setdefault("middle", MiddleSlot(self.cell, outer=outer))]
+        if "middle" in site.tags:
+            return [slots.setdefault("middle", MiddleSlot(self.cell, outer=self._hook(site.block_path)))]
         kind = next(kind for base, kind in _KINDS.items() if isinstance(part, base))
         if kind == "keyvalue":
             self._target_keys_values(site.path)

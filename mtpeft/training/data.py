@@ -78,7 +78,7 @@ def batches(samples: Samples, keys: Iterable[list[Key]], *, workers: int = 0) ->
         MtpeftError: what reading or transforming a sample raised.
     """
     own = torch.Generator()  # or the loader draws its workers' seed from the global one
-    loader = DataLoader(samples, batch_sampler=keys, collate_fn=_as_it_is, num_workers=workers, generator=own)  # type: ignore[arg-type]
+    loader = DataLoader(samples, batch_sampler=keys, collate_fn=_as_it_is, num_workers=workers, generator=own)
     for batch in loader:
         if isinstance(batch, MtpeftError):
             raise batch

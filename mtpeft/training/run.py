@@ -154,7 +154,7 @@ class Run:
         own = [method.classifier(self.host.info, classes) for method in self.host.methods.values() if task.classifies]
         head = next((head for head in own if head is not None), None) or task.head(self.host.info, classes)
         spec = HeadSpec(self.config.tasks[name].type, tuple(classes), {"head_config": task.head_config})
-        head.spec = spec  # type: ignore[assignment]
+        head.spec = spec
         return head
 
     def restore(self, folder: Path) -> None:
