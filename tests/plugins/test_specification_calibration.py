@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtpeft import load
-from mtpeft.api import Context
+from mtpeft.api import Context, MtpeftError
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo
@@ -44,6 +44,14 @@ def context(host: Host, tasks=("a",), seed: int = 0) -> Context:
 def only(host: Host, site: str) -> Any:
     method = next(iter(host.methods.values()))
     return next(p.part for p in host.parts_of(method, host.tasks) if p.site.name == site)
+
+
+def test_a_context_without_a_loss_says_so():
+    host = make("spt")
+    here = context(host)
+    with pytest.raises(MtpeftError, match="its context has none") as error:
+        host.methods["spt"].calibrate(Context(host, ("a",), ("a",), batches=here.batches))
+    assert "give Context a loss" in error.value.hint
 
 
 def test_eva_starts_from_the_principal_directions_of_the_inputs():
@@ -151,6 +159,14 @@ def test_spt_keeps_to_its_budget_and_is_saved_with_its_structure(form, tmp_path)
     assert set(again.tensors("shared")) == names
     assert torch.equal(again(images, "a").pooled, host(images, "a").pooled)
     assert set(again.trainable(["a"])) == set(host.trainable(["a"]))
+
+
+def test_spt_runs_where_only_some_matrices_get_a_module():
+    host = make("spt", at="linear", budget=3000)
+    parts = [placed.part for placed in host.parts_of(host.methods["spt"], ["a"])]
+    assert 0 < sum(part.A is None for part in parts) < len(parts)
+    images = torch.randn(2, 3, *host.image_size)
+    assert torch.equal(host(images, "a").pooled, Host(zoo()["vit"]()).eval()(images).pooled)
 
 
 def test_spt_scores_weights_by_their_summed_squared_gradients():

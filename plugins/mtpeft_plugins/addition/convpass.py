@@ -28,7 +28,8 @@ class ConvolutionalBottleneck(OutputPart):
         self.scale, self.dropout, self.window = scale, dropout, window_of(site)
         nn.init.xavier_uniform_(self.down.weight)
         nn.init.dirac_(self.conv.weight)
-        for tensor in (self.down.bias, self.conv.bias, self.up.weight, self.up.bias):
+        biases = [tensor for name, tensor in self.named_parameters() if name.endswith(".bias")]
+        for tensor in (self.up.weight, *biases):
             nn.init.zeros_(tensor)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -78,4 +78,4 @@ class Dtl(Method):
                 f"dtl is fed back from block {start} on, and {model.family} has {len(model.blocks)}",
                 hint="set start lower",
             )
-        return kind(site.width, self.rank, self.beta, site.block >= start)
+        return kind(site.width, self.rank, self.beta, site.block is not None and site.block >= start)

@@ -34,6 +34,11 @@ class SharedPrefix(KeyValuePart):
 class PrunedPrompt(Prompt):
     """``(1, p, d)`` under a mask ``(p, segments)``; the first values and the importance so far are kept beside it."""
 
+    mask: Tensor
+    importance: Tensor
+    start: Tensor
+    done: Tensor
+
     def __init__(self, site: Site, tokens: int, segments: int) -> None:
         super().__init__(site, tokens, carry=False)
         self.register_buffer("mask", torch.ones(tokens, segments))
@@ -103,9 +108,10 @@ class E2vpt(Method):
 
     @torch.no_grad()
     def after_backward(self, context: Context) -> None:
-        prompts = [p for p in context.host.parts_of(self, context.tasks) if isinstance(p.part, PrunedPrompt)]
+        placed = context.host.parts_of(self, context.tasks)
         for owner in (SHARED, *context.tasks):
-            waiting = [placed.part for placed in prompts if placed.owner == owner and not placed.part.done]
+            parts = [p.part for p in placed if p.owner == owner]
+            waiting = [part for part in parts if isinstance(part, PrunedPrompt) and not part.done]
             for part in waiting:
                 part.weigh()
             if waiting and context.step >= int(self.prune_at * context.steps):

@@ -37,7 +37,7 @@ class Attended(nn.Module):
         super().__init__()
         self.heads, self.values = heads, zeros(tokens, width)
         self.keys = nn.Parameter(torch.empty(tokens, width)) if keys else None
-        if keys:
+        if self.keys is not None:
             nn.init.xavier_uniform_(self.keys)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ from mtpeft.api import Context, InputPart, Method, Site, zeros
 class ChosenChannels(InputPart):
     """``weight (K, K)``, ``bias (K,)`` and the indices ``channels (K,)``."""
 
+    channels: Tensor
+    chosen: Tensor
+
     def __init__(self, width: int, count: int, scale: float) -> None:
         super().__init__()
         self.scale = scale
@@ -33,14 +36,10 @@ class ChosenChannels(InputPart):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.squares is not None:
-            self.watch(x.float().square().flatten(1, -2).mean(1))
+            for label, row in zip(self.labels, x.float().square().flatten(1, -2).mean(1), strict=True):
+                self.squares.setdefault(label, []).append(row)
         change = self.scale * F.linear(x[..., self.channels], self.weight, self.bias)
         return x.index_add(-1, self.channels, change.to(x.dtype))
-
-    def watch(self, squares: Tensor) -> None:
-        """Note the mean squares ``(B, C)`` of the samples of `labels`."""
-        for label, row in zip(self.labels, squares, strict=True):
-            self.squares.setdefault(label, []).append(row)
 
     @torch.no_grad()
     def choose(self) -> None:
@@ -72,7 +71,8 @@ class Sct(Method):
     @torch.no_grad()
     def calibrate(self, context: Context) -> None:
         host = context.host
-        waiting = [placed.part for placed in host.parts_of(self, context.tasks) if not placed.part.chosen]
+        parts = [placed.part for placed in host.parts_of(self, context.tasks)]
+        waiting = [part for part in parts if isinstance(part, ChosenChannels) and not part.chosen]
         for part in waiting:
             part.squares = {}
         training = host.training

@@ -30,7 +30,7 @@ class Queries(OutputPart):
         bound = math.sqrt(6 / (site.model.patch_inputs + width))
         self.tokens = nn.Parameter(torch.empty(1, tokens, width).uniform_(-bound, bound))
         # frozen, and not the part's own: neither counted nor saved with it
-        self.__dict__["block"] = site.model.modules[site.model.blocks[site.block]]
+        self.__dict__["block"] = site.model.modules[site.block_path]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self.scratch["summaries"] = (*self.scratch.get("summaries", ()), self.summary(y))
@@ -109,7 +109,7 @@ class Vqt(Method):
             return Blank(self.added) if "features" in site.tags else None
         if "features" in site.tags:
             return Joined()
-        block = site.model.modules[site.model.blocks[site.block]]
+        block = site.model.modules[site.block_path]
         if type(block) is not Block or type(block.attn) is not Attention or block.attn.gate is not None:
             raise NotApplicable(f"vqt asks the attention of a plain ViT block, and {site.model.family} has another")
         return Queries(site, self.tokens)

@@ -26,7 +26,8 @@ class Calibrated(nn.Module):
 
 def fresh(method: Method, context: Context) -> Iterator[tuple[list[Any], list[str]]]:
     """For each owner that has not looked at data yet: its parts with their sites, and its tasks in this stage."""
-    placed, tasks = {}, {}
+    placed: dict[str, dict[Any, None]] = {}
+    tasks: dict[str, dict[str, None]] = {}
     for task in context.tasks:
         for found in context.host.parts_of(method, [task]):
             if not found.part.common.done:
@@ -86,7 +87,7 @@ def watching(moments: Iterable[tuple[nn.Module, Moments]]) -> Iterator[None]:
 @contextmanager
 def differentiable(sites: Sequence[Site]) -> Iterator[list[Tensor]]:
     """While inside, losses have gradients with respect to the sites' frozen tensors, which are handed out."""
-    tensors = [site.model.original(site.tensor.path, site.tensor.name) for site in sites]
+    tensors = [site.model.original(site.rows.path, site.rows.name) for site in sites]
     try:
         yield [tensor.requires_grad_() for tensor in tensors]
     finally:
@@ -106,11 +107,12 @@ def summed_gradients(
     Gives None where there was no batch.
     """
     sums = [torch.zeros_like(site.weight, dtype=torch.float32) for site in sites]
-    count = 0
+    looked = False
     with evaluating(context.host), differentiable(sites) as tensors, torch.enable_grad():
-        for count, batch in enumerate(batches, 1):  # noqa: B007
+        for batch in batches:
+            looked = True
             gradients = torch.autograd.grad(loss(*batch), tensors, allow_unused=True)
             for total, gradient, site in zip(sums, gradients, sites, strict=True):
                 if gradient is not None:
-                    total += each(gradient[site.tensor.start : site.tensor.stop].float())
-    return sums if count else None
+                    total += each(gradient[site.rows.start : site.rows.stop].float())
+    return sums if looked else None

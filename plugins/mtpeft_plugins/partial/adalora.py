@@ -131,8 +131,9 @@ class Adalora(Method):
     def trained(self, context: Context) -> Iterator[tuple[str, Triplets]]:
         """``OWNER/SITE`` and part, of the parts that this stage trains."""
         for placed in context.host.parts_of(self, context.tasks):
-            if placed.part.l.requires_grad:
-                yield f"{placed.owner}/{placed.site.name}", placed.part
+            part = placed.part
+            if isinstance(part, Triplets) and part.l.requires_grad:
+                yield f"{placed.owner}/{placed.site.name}", part
 
     def _smooth(self, key: str, now: Tensor) -> Tensor:
         before = self.importance.get(key, torch.zeros_like(now)).to(now.device)

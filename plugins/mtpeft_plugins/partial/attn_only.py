@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mtpeft.api import Method, NotApplicable, Site, WeightPart
@@ -19,7 +20,7 @@ class AttnOnly(Method):
 
     at: str = "parameter"
 
-    def common(self, sites) -> None:
+    def common(self, sites: Sequence[Site]) -> None:
         if not any(_inside_attention(site) for site in sites):
             raise NotApplicable(f"attn-only trains attentions, and {sites[0].model.family} has none")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Attnscale(Method):
 
 def _heads(site: Site) -> int:
     """The number of heads of the attention around a query projection."""
-    attention = site.model.modules[site.path.rpartition(".")[0]]
+    attention: Any = site.model.modules[site.path.rpartition(".")[0]]
     normed = getattr(attention, "q_norm", None)
     if hasattr(attention, "logit_scale") or not isinstance(normed, nn.Identity | None):
         raise NotApplicable(

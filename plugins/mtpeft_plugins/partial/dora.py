@@ -1,7 +1,7 @@
 """DoRA (ICML 2024, arXiv 2402.09353): magnitude and direction of each weight row, the direction changed by LoRA.
 
-With ``V = W + s B A``: ``W' = m V / ||V||`` by rows, ``m`` starting at ``||W||``. As in the paper (section 4.3) no gradient
-runs through the norm.
+With ``V = W + s B A``: ``W' = m V / ||V||`` by rows, ``m`` starting at ``||W||``. As in the paper (section 4.3) no
+gradient runs through the norm.
 """
 
 from __future__ import annotations

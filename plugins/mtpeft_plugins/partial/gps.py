@@ -23,6 +23,8 @@ from mtpeft_plugins.partial._calibration import Calibrated, fresh, limited, summ
 class SparseRows(WeightPart):
     """``k`` values in each row, the columns where they are added, and a shift of the bias where there is one."""
 
+    columns: Tensor
+
     def __init__(self, site: Site, k: int) -> None:
         super().__init__()
         rows = site.weight.flatten(1)
@@ -40,7 +42,7 @@ class SparseRows(WeightPart):
         return rows.scatter_add(1, self.columns.long(), self.values.to(rows.dtype)).view_as(weight)
 
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        return None if bias is None else bias + self.shift
+        return bias if bias is None or self.shift is None else bias + self.shift
 
 
 def contrastive(features: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:

@@ -25,6 +25,9 @@ from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, pri
 class LowRank(LowRankPart):
     """By default ``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)``; ``B (out, r)`` zero."""
 
+    A0: Tensor
+    B0: Tensor
+
     def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming") -> None:
         super().__init__()
         self.scale, self.departs = scale, init in FROM_WEIGHT

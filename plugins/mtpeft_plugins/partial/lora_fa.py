@@ -17,6 +17,8 @@ from mtpeft_plugins.partial._initialisation import fill_random
 class FrozenDown(LowRankPart):
     """``A (r, in)`` fixed, Kaiming-uniform with ``a = sqrt(5)``; ``B (out, r)`` trained from zero."""
 
+    A: Tensor
+
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__()
         self.scale = scale

@@ -74,7 +74,7 @@ class Planned(Part):
 
     def bind(self, cell: Any, common: nn.Module | None) -> None:
         super().bind(cell, common)
-        self.take(common.structure)
+        self.take(self.common.structure)
 
     def take(self, structure: Structure) -> None:
         raise NotImplementedError
@@ -82,6 +82,8 @@ class Planned(Part):
 
 class SingleWeights(Planned, WeightPart):
     """Changes of some weights, ``values (n,)`` at the flat ``places (n,)``."""
+
+    places: Tensor | None
 
     def take(self, structure: Structure) -> None:
         self.hold(structure.weights.get(self.site, NOTHING))
@@ -94,7 +96,7 @@ class SingleWeights(Planned, WeightPart):
         self.hold(torch.zeros(shapes.get("values", (0,)), dtype=torch.int32))
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self.values is None:
+        if self.values is None or self.places is None:
             return weight
         return weight.flatten().index_add(0, self.places, self.values.to(weight.dtype)).view_as(weight)
 
@@ -114,13 +116,15 @@ class PlannedLowRank(Planned, LowRankPart):
 
     def hold(self, present: bool) -> None:
         out, into = self.shape
-        self.A, self.B = (
-            (nn.Parameter(torch.empty(self.hidden, into)), zeros(out, self.hidden)) if present else (None,) * 2
-        )
-        if present:
+        self.A = nn.Parameter(torch.empty(self.hidden, into)) if present else None
+        self.B = zeros(out, self.hidden) if present else None
+        if self.A is not None:
             fill_random(self.A, "kaiming")
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
+        if self.A is None or self.B is None:
+            (out, into), device = self.shape, self.common.done.device
+            return torch.zeros(1, into, device=device), torch.zeros(out, 1, device=device), 1.0
         return self.A, self.B, 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -143,12 +147,12 @@ class PlannedAdapter(Planned, OutputPart):
     def hold(self, present: bool) -> None:
         self.down = nn.Linear(self.width, self.hidden) if present else None
         self.up = nn.Linear(self.hidden, self.width) if present else None
-        if present:
-            nn.init.zeros_(self.up.weight)
-            nn.init.zeros_(self.up.bias)
+        if self.up is not None:
+            for tensor in self.up.parameters():
+                nn.init.zeros_(tensor)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y if self.up is None else y + self.up(F.relu(self.down(y)))
+        return y if self.down is None or self.up is None else y + self.up(F.relu(self.down(y)))
 
 
 @dataclass
