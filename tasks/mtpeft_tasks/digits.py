@@ -202,7 +202,9 @@ def _covered(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
     return max(width, 0) * max(height, 0) / smaller
 
 
-def _draw(canvas, mask, ink, place, colour, value) -> tuple[int, int, int, int]:
+def _draw(
+    canvas: np.ndarray, mask: np.ndarray, ink: np.ndarray, place: tuple[int, int], colour: np.ndarray, value: int
+) -> tuple[int, int, int, int]:
     """Blend the ink into the canvas, mark it in the mask, and give its box."""
     (height, width), (x, y) = ink.shape, place
     region = canvas[y : y + height, x : x + width]

@@ -92,7 +92,7 @@ class Transform:
     def _vary(self, pixels: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         moves = []
         if self.augment is not None:
-            window = _window(pixels.shape[-2:], self.augment)
+            window = _window((pixels.shape[-2], pixels.shape[-1]), self.augment)
             target = _keep_visible(target, window, self.augment.visible)
             moves.append(lambda value: F.crop(value, *window))
         if self.flip and torch.rand(()) < 0.5:

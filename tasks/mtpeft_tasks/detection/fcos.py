@@ -13,6 +13,7 @@ from torch.nn import functional
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from mtpeft.api import FeaturePyramid, Features, FeaturesInfo, Head, UsageError
@@ -113,7 +114,8 @@ class FCOSDetector(Head):
         """Mean over the images that have ``boxes`` (maybe none in them) of each one's loss per positive point."""
         rows = [row for row, target in enumerate(targets) if "boxes" in target]
         if not rows:
-            return {"classification": sum(value.sum() for value in points.named().values()) * 0.0}
+            start = points.logits.new_zeros(())
+            return {"classification": sum((value.sum() for value in points.named().values()), start) * 0.0}
         known = [self._known(targets[row]) for row in rows]
         outputs = {name: value[rows] for name, value in points.named().items()}
         losses = self.detector.compute_loss(known, outputs, [points.anchors] * len(rows), points.counts)
@@ -178,7 +180,7 @@ class CellAnchors(AnchorGenerator):
         super().__init__(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
         self.strides = tuple(strides)
 
-    def forward(self, image_list, feature_maps: list[Tensor]) -> list[Tensor]:
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         return [self.of(feature_maps)] * len(image_list.image_sizes)
 
     def of(self, maps: Sequence[Tensor]) -> Tensor:

@@ -78,9 +78,9 @@ class Detection(Task):
     def decode(self, head: FCOSDetector, outputs: Points, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """``{"boxes" (N, 4), "scores" (N,), "labels" (N,)}`` for each sample, best score first."""
         found = [{name: value.detach().cpu() for name, value in image.items()} for image in head.detect(outputs)]
-        sizes = [tuple(int(side) for side in target["size"]) for target in targets]
-        for image, size in zip(found, sizes, strict=True):
-            image["boxes"] = boxes_to_size(image["boxes"], size, outputs.image_size, self.fit)
+        for image, target in zip(found, targets, strict=True):
+            height, width = (int(side) for side in target["size"])
+            image["boxes"] = boxes_to_size(image["boxes"], (height, width), outputs.image_size, self.fit)
         return found
 
     def metric(self, classes: Sequence[str]) -> AveragePrecision:

@@ -57,14 +57,14 @@ class Linear(Head):
 
     def _cells(self, features: Features) -> Tensor:
         grid = features.maps[self.maps[0]].shape[-2:]
-        total = None
+        found = []
         for index, norm, projection in zip(self.maps, self.norms, self.projections, strict=True):
             cells = projection(norm(features.maps[index].permute(0, 2, 3, 1)))
             if cells.shape[1:3] != grid:
                 cells = F.interpolate(cells.permute(0, 3, 1, 2), grid, mode="bilinear", align_corners=False)
                 cells = cells.permute(0, 2, 3, 1)
-            total = cells if total is None else total + cells
-        return total
+            found.append(cells)
+        return sum(found[1:], found[0])
 
     def extend(self, classes: Sequence[str]) -> None:
         new = unseen(classes, self.classes)

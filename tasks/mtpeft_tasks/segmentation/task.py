@@ -62,14 +62,14 @@ class Segmentation(Task):
 
     def _mask(self, head: Head, target: dict[str, Any], outputs: Tensor) -> Tensor:
         """The target at the size of the outputs ``(H, W) int64``, numbered as the head's classes."""
-        size = tuple(outputs.shape[-2:])
+        size = (outputs.shape[-2], outputs.shape[-1])
         if "mask" not in target:
             return torch.full(size, IGNORED, dtype=torch.int64, device=outputs.device)
         known_positions(target["classes"], head.classes)
         mask = renumbered(target["mask"].to(outputs.device), target["classes"], head.classes)
         if mask.shape == size:
             return mask
-        covered = content(tuple(mask.shape), size, self.fit)
+        covered = content((mask.shape[0], mask.shape[1]), size, self.fit)
         mask = F.interpolate(mask[None, None].float(), covered, mode="nearest-exact")[0, 0].long()
         return F.pad(mask, (0, size[1] - covered[1], 0, size[0] - covered[0]), value=IGNORED)
 
@@ -79,7 +79,7 @@ class Segmentation(Task):
 
     def _at_size(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         height, width = (int(side) for side in size)
-        covered = content((height, width), tuple(logits.shape[-2:]), self.fit)
+        covered = content((height, width), (logits.shape[-2], logits.shape[-1]), self.fit)
         logits = logits.detach().float()[None, :, : covered[0], : covered[1]]
         if covered != (height, width):
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
