@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from mtpeft_tasks.classification.heads import Cosine, Linear
-from mtpeft_tasks.classification.metric import Accuracy
-from mtpeft_tasks.classification.task import Classification
 from PIL import Image
 
 from mtpeft.api import DataError, Features, FeaturesInfo, ImageConfig, UsageError
+from mtpeft_tasks.classification.heads import Cosine, Linear
+from mtpeft_tasks.classification.metric import Accuracy
+from mtpeft_tasks.classification.task import Classification
 
 INFO = FeaturesInfo(pooled=6, channels=(6,), strides=(8,), prefix=1, image_size=(16, 16))
 

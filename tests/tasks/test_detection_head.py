@@ -6,13 +6,13 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from mtpeft_tasks.detection.fcos import CellAnchors, FCOSDetector, useful_strides
 from torch import nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from mtpeft.api import DataError, Features, FeaturesInfo, UsageError
+from mtpeft_tasks.detection.fcos import CellAnchors, FCOSDetector, useful_strides
 
 CLASSES = ("cat", "dog", "owl")
 PLAIN = FeaturesInfo(16, (16,), (8,), 1, (64, 64))

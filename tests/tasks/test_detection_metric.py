@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mtpeft_tasks.detection.average_precision import AveragePrecision
 
 from mtpeft.api import Score
+from mtpeft_tasks.detection.average_precision import AveragePrecision
 
 CLASSES = ("cat", "dog", "owl")
 BOXES = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0]])

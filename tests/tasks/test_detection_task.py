@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from mtpeft_tasks.detection.fcos import Points
-from mtpeft_tasks.detection.task import Detection
 from PIL import Image
 from torch import nn
 
 from mtpeft.api import DataError, Features, FeaturesInfo, ImageConfig, Sample, UsageError
+from mtpeft_tasks.detection.fcos import Points
+from mtpeft_tasks.detection.task import Detection
 
 CLASSES = ("cat", "dog")
 INFO = FeaturesInfo(8, (8,), (8,), 1, (64, 64))

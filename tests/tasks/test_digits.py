@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mtpeft_tasks import digits
-from mtpeft_tasks.digits import SCENES, SPLITS, Digits, source_split, sources
 
 from mtpeft.api import UsageError
+from mtpeft_tasks import digits
+from mtpeft_tasks.digits import SCENES, SPLITS, Digits, source_split, sources
 
 
 @pytest.mark.parametrize("seed", [0, 7])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mtpeft_tasks.readers import files, folder, masks, open_data, voc
 from PIL import Image
 
 from mtpeft.api import DataError, UsageError
+from mtpeft_tasks.readers import files, folder, masks, open_data, voc
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="no shared/data beside the checkout")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mtpeft_tasks.segmentation.heads import Linear
-from mtpeft_tasks.segmentation.metric import MeanIoU, confusion, renumbered
-from mtpeft_tasks.segmentation.task import Segmentation
 from PIL import Image
 
 from mtpeft.api import DataError, Features, FeaturesInfo, ImageConfig, UsageError
+from mtpeft_tasks.segmentation.heads import Linear
+from mtpeft_tasks.segmentation.metric import MeanIoU, confusion, renumbered
+from mtpeft_tasks.segmentation.task import Segmentation
 
 VIT = FeaturesInfo(pooled=6, channels=(6,), strides=(8,), prefix=1, image_size=(32, 48))
 PYRAMID = FeaturesInfo(pooled=8, channels=(4, 6, 8), strides=(4, 8, 16), prefix=0, image_size=(32, 48))

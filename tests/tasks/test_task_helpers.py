@@ -6,15 +6,15 @@ import subprocess
 import sys
 from importlib import import_module
 
-import mtpeft_tasks
 import numpy as np
 import pytest
 import torch
-from mtpeft_tasks import drawing
-from mtpeft_tasks.names import grown, known_positions, positions, unseen
 from PIL import Image
 
+import mtpeft_tasks
 from mtpeft.api import DataError
+from mtpeft_tasks import drawing
+from mtpeft_tasks.names import grown, known_positions, positions, unseen
 
 
 def test_registration_imports_no_torch():

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mtpeft_tasks.transforms import boxes_to_size, build, content, to_rgb
 from PIL import Image
 
 from mtpeft.api import ImageConfig, Sample, UsageError
+from mtpeft_tasks.transforms import boxes_to_size, build, content, to_rgb
 
 CONFIG = ImageConfig((48, 48), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bilinear")
 NAMES = ("a", "b")
