@@ -24,6 +24,7 @@ from typing import Any
 
 from mtpeft.commands.count import count
 from mtpeft.commands.methods import describe
+from mtpeft.peft.method import Method
 from mtpeft.plugins import registry, resolve
 from mtpeft.settings import as_toml
 from mtpeft.testing import Case, zoo
@@ -113,9 +114,9 @@ def sites(pattern: str) -> str:
     )
 
 
-def settings(cls: type) -> str:
+def settings(cls: type[Method]) -> str:
     """The fields that a method adds, with their defaults, as a recipe has them."""
-    own = [field for field in fields(cls) if field.name not in COMMON and field.init]  # type: ignore[arg-type]
+    own = [field for field in fields(cls) if field.name not in COMMON and field.init]
     values = {field.name: field.default if field.default is not MISSING else field.default_factory() for field in own}
     return ", ".join(f"`{name} = {'none' if value is None else as_toml(value)}`" for name, value in values.items())
 
