@@ -20,7 +20,8 @@ ROOMS = [
     ["evaluation", "balancing", "schedule"],
     ["builtin", "training"],
     ["reports", "export"],
-    ["testing", "commands"],
+    ["testing"],
+    ["commands"],
     ["cli"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -29,13 +29,13 @@ def merged_tensors(wiring: Wiring, plan: Sequence[Placed], task: str | None) -> 
     cell, model = wiring.cell, wiring.model
     cell.enter(Pass(Route.single(task, 1)))
     found: Tensors = {}
-    for key, weights in wiring.weights.items():
-        found[key] = weights.value(model.original(*key), task).clone()
-    for key, biases in wiring.biases.items():
-        value = biases.value(model.original(*key), task).clone()
+    for key, chain in wiring.chains.items():
+        value = model.original(*key)
+        for slot in chain:
+            value = slot.value(value, task)
         _check_bias(model, key, value)
         if model.saves(*key):
-            found[key] = value
+            found[key] = value.clone()
     for placed in plan:
         affine = placed.part.affine() if isinstance(placed.part, (InputPart, OutputPart)) else None
         if affine is not None:

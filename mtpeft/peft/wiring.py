@@ -40,6 +40,7 @@ class Wiring:
     Attributes:
         weights: ``(path, tensor name)`` -> the weight parts of that tensor.
         biases: the same for biases that weight parts change.
+        chains: the same for both, in the order of composition; a bias may be trained itself and changed with a weight.
         hooks: path -> the module's hook.
         side: the side parts.
     """
@@ -49,6 +50,7 @@ class Wiring:
     cell: Cell
     weights: dict[tuple[str, str], WeightSlot] = field(default_factory=dict)
     biases: dict[tuple[str, str], BiasSlot] = field(default_factory=dict)
+    chains: dict[tuple[str, str], list[WeightSlot | BiasSlot]] = field(default_factory=dict)
     hooks: dict[str, ModuleHook] = field(default_factory=dict)
     side: Slot = field(init=False)
     plans: Plans = field(default_factory=dict)
@@ -66,10 +68,10 @@ class Wiring:
                     place.plans[task] = (*place.plans.get(task, ()), placed)
         self._choose_activation_path()
         self._hook_blocks(plans)
-        parametrized: dict[tuple[str, str], WeightSlot | BiasSlot] = {**self.weights, **self.biases}
-        for (path, name), slot in parametrized.items():
-            if isinstance(slot, BiasSlot) or not slot.on_activations:
-                self._parametrize(path, name, slot)
+        for (path, name), chain in self.chains.items():
+            for slot in chain:
+                if isinstance(slot, BiasSlot) or not slot.on_activations:
+                    self._parametrize(path, name, slot)
         for path, hook in self.hooks.items():
             hook.register(self.model.modules[path])
 
@@ -90,7 +92,8 @@ class Wiring:
                     module._non_persistent_buffers_set.add(name)
             _reorder(module._parameters, parameters)
             _reorder(module._buffers, buffers)
-        self.weights, self.biases, self.hooks, self.orders, self.side = {}, {}, {}, {}, Slot(self.cell)
+        self.weights, self.biases, self.chains, self.hooks, self.orders = {}, {}, {}, {}, {}
+        self.side = Slot(self.cell)
 
     def uniform(self, tasks: Sequence[str | None]) -> bool:
         """Whether ``tasks`` have one and the same plan, and nothing in it differs between them."""
@@ -139,7 +142,10 @@ class Wiring:
     def _weight_slots(self, placed: Placed) -> list[Slot]:
         site = placed.site
         key = (site.rows.path, site.rows.name)
-        weights = self.weights.setdefault(key, WeightSlot(self.cell))
+        if key not in self.weights:
+            self.weights[key] = WeightSlot(self.cell)
+            self.chains.setdefault(key, []).append(self.weights[key])
+        weights = self.weights[key]
         found: list[Slot] = [weights]
         if not changes_bias(placed.part):
             return found
@@ -150,9 +156,11 @@ class Wiring:
                 )
             found.append(self._hook(site.path).slots.setdefault("bias", BiasSlot(self.cell, weights=weights)))
         for path, name in dict.fromkeys((ref.path, ref.name) for ref in site.bias):
-            tensor = self.model.original(path, name)
-            slot = BiasSlot(self.cell, ref=TensorRef(path, name, 0, len(tensor)), weights=weights)
-            found.append(self.biases.setdefault((path, name), slot))
+            if (path, name) not in self.biases:
+                ref = TensorRef(path, name, 0, len(self.model.original(path, name)))
+                self.biases[path, name] = BiasSlot(self.cell, ref=ref, weights=weights)
+                self.chains.setdefault((path, name), []).append(self.biases[path, name])
+            found.append(self.biases[path, name])
         return found
 
     def _choose_activation_path(self) -> None:

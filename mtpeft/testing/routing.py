@@ -10,8 +10,9 @@ from torch import Tensor
 from mtpeft.backbone.features import Features
 from mtpeft.errors import NotApplicable
 from mtpeft.peft.host import Host
+from mtpeft.peft.method import Method
 from mtpeft.testing.case import TASKS, Case, gradients, part_parameters, weighted
-from mtpeft.testing.folding import expect_sentence, refusal
+from mtpeft.testing.folding import expect_refusal, expect_sentence, refusal
 
 Names = Sequence[str | None]
 
@@ -23,9 +24,13 @@ def mixed_equals_separate(case: Case) -> None:
 
 
 def composes_with_itself(case: Case) -> None:
-    """Two of it on one host, one shared and one for each task: still mixed equals separate."""
+    """Two of it on one host, one shared and one for each task: still mixed equals separate; or a refusal."""
     torch.manual_seed(0)
     methods = [("first", case.copy(scope="shared")), ("second", case.copy(scope="task"))]
+    if type(case.method).encode is not Method.encode:
+        error = refusal(lambda: Host(case.backbone(), methods, TASKS), NotApplicable)
+        expect_refusal(case, error, "two of it say how images become features, and neither is refused")
+        return
     host = Host(case.backbone(), methods, TASKS).eval()
     case.randomize(host)
     _expect_mixed(case, host, orders(case.method.needs_task_id)[:1])

@@ -263,3 +263,16 @@ def test_a_plugin_that_is_gone_is_named(tmp_path):
     with pytest.raises(MtpeftError, match=r"mtpeft_gone\.method:Gone") as error:
         mtpeft.load(folder, zoo()["vit"]())
     assert "install" in error.value.hint
+
+
+@pytest.mark.parametrize("order", ["ssf+bitfit", "bitfit+ssf"])
+def test_a_bias_that_one_method_trains_and_another_changes_with_its_weight(order):
+    host = make(order, tasks=["a"])
+    expected = host(IMAGES, "a").pooled
+    plain = zoo()["vit"]()
+    plain.load_state_dict(host.merged_state("a"))
+    assert torch.allclose(plain(IMAGES), expected, atol=1e-5)
+    ssf, bitfit = (host.tensors("shared")[n] for n in ("ssf/final_norm/gamma", "bitfit/final_norm.bias/value"))
+    beta = host.tensors("shared")["ssf/final_norm/beta"]
+    combined = bitfit if order == "ssf+bitfit" else ssf * bitfit + beta
+    assert torch.allclose(host.backbone.norm.bias, combined)

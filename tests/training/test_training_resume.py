@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def interrupted(folder: Path, after: int, *settings: str, **choices: str) -> Ses
     with pytest.raises(KeyboardInterrupt):
         session.train()
     return session
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A suite that was started in the background inherits a Ctrl-C that is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("after", [0, 4, 9])
