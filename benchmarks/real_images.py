@@ -37,7 +37,7 @@ PLACES = {
     "bccd": "voc:{}/bccd?degenerate=skip",
     "camvid": "masks:{}/camvid",
 }
-METHODS = ("hydra-lora", "lora", "linear-probe", "full")
+METHODS = ("hydra-lora", "linear-probe", "full", "lora")
 RATES = (3e-4, 1e-3, 3e-3)
 SELECTION_STEPS = 120
 
@@ -124,8 +124,8 @@ def grid(seeds: int, steps: int) -> Iterator[Cell]:
     """All cells, one whole seed after another."""
     rates = {method: chosen_rate(method) for method in METHODS}
     for seed in range(seeds):
-        for schedule in ("joint", "sequential"):
-            for method in METHODS:
+        for method in METHODS:
+            for schedule in ("joint", "sequential"):
                 yield Cell(method, schedule, "pretrained", seed, rates[method], steps)
         yield Cell("hydra-lora", "joint", "random", seed, rates["hydra-lora"], steps)
 
