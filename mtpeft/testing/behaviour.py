@@ -166,14 +166,18 @@ def evaluates_samples_alone(case: Case) -> None:
 
 
 def learns_a_batch(case: Case) -> None:
-    """With the head frozen, fifteen steps bring the loss of one batch down by at least a twentieth."""
-    host = case.host(("a",))
-    host.heads["a"].requires_grad_(False)
-    if not part_parameters(host):
-        return
-    losses = case.train(host, ["a"], steps=15)
-    fall = 1 - min(losses[-3:]) / losses[0]
-    case.expect(fall >= 0.05, f"the loss went from {losses[0]:.4g} to {losses[-1]:.4g}")
+    """With the head frozen, fifteen steps at one of three rates bring a batch's loss down by at least a twentieth."""
+    runs = []
+    for rate in (1e-2, 1e-1, 1e-3):
+        host = case.host(("a",))
+        host.heads["a"].requires_grad_(False)
+        if not part_parameters(host):
+            return
+        losses = case.train(host, ["a"], steps=15, rate=rate)
+        if min(losses[-3:]) <= 0.95 * losses[0]:
+            return
+        runs.append(f"from {losses[0]:.4g} to {losses[-1]:.4g} at rate {rate}")
+    case.expect(False, f"the loss went {', '.join(runs)}")
 
 
 def is_finite_in_bfloat16(case: Case) -> None:

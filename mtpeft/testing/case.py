@@ -102,9 +102,10 @@ class Case:
             parameter.add_(step * max(0.2 * float(parameter.std(correction=0)), 0.05))
 
     def images(self, host: Host, count: int = 4, seed: int = 0) -> Tensor:
-        """``(count, 3, H, W)``, the same for the same seed."""
+        """``(count, 3, H, W)`` in the host's precision, the same for the same seed."""
         generator = torch.Generator().manual_seed(seed + 100)
-        return torch.randn(count, 3, *host.image_size, generator=generator)
+        images = torch.randn(count, 3, *host.image_size, generator=generator)
+        return images.to(next(host.backbone.parameters()).dtype)
 
     def train(self, host: Host, tasks: Sequence[str], *, steps: int = 3, rate: float = 1e-2) -> list[float]:
         """Train as the loop does, the method's hooks included; returns the loss of each step."""
