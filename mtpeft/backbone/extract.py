@@ -66,7 +66,8 @@ class Extractor:
         final = timm_model.forward_features(images)
         pooled = timm_model.forward_head(final, pre_logits=True)
         if final.ndim == 4:
-            return Features(pooled, (final,))
+            last = getattr(model, "output_fmt", "NCHW") == "NHWC"  # Swin's tokens lie so
+            return Features(pooled, (final.permute(0, 3, 1, 2) if last else final,))
         height, width = self.grid(model, (images.shape[-2], images.shape[-1]))
         tokens = final[:, self.prefix :]  # (B, H*W, C)
         maps = tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from timm.layers import LayerScale
 
@@ -64,3 +65,12 @@ def test_the_zoo_has_what_the_families_differ_in() -> None:
     assert {family for family, kind in positions.items() if kind == "rotary"} == {"eva02", "eva02-base", "dinov3"}
     assert {"beit", "swin", "swinv2", "maxvit"} <= {f for f, kind in positions.items() if kind == "relative"}
     assert all(len(host.info.strides) > 1 for family, host in hosts.items() if family in ("swin", "convnext", "resnet"))
+
+
+def test_a_swin_of_one_stride_gives_channels_first() -> None:
+    settings = {"img_size": (32, 32), "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": (1, 1)}
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, num_heads=(2, 2), **settings)
+    host = Host(model, image_size=(32, 32))
+    assert (host.info.channels, host.info.strides) == ((32,), (4,))
+    (found,) = host(torch.randn(2, 3, 32, 32)).maps
+    assert found.shape == (2, 32, 8, 8)
