@@ -10,6 +10,7 @@ parameters.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,8 +77,9 @@ class Planned(Part):
         super().bind(cell, common)
         self.take(self.common.structure)
 
+    @abstractmethod
     def take(self, structure: Structure) -> None:
-        raise NotImplementedError
+        """Become what ``structure`` says of this site."""
 
 
 class SingleWeights(Planned, WeightPart):
