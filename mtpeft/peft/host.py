@@ -139,6 +139,8 @@ class Host(nn.Module):
         self._apply_frozen()
 
     def _change(self, tasks: list[str]) -> None:
+        if self.kept is not None:
+            raise UsageError("tasks cannot be added to a merged host", hint="call unmerge() first")
         for name in tasks:
             check_task_name(name, taken=tasks.count(name) > 1)
         before, self.tasks = self.tasks, tasks

@@ -133,6 +133,8 @@ def test_a_merged_host_runs_only_what_it_was_merged_for():
         host(IMAGES, "b")
     with pytest.raises(UsageError, match="merged already"):
         host.merge("a")
+    with pytest.raises(UsageError, match="added to a merged host"):
+        host.add_task("later")
     host.unmerge()
     host(IMAGES, "b")
 
