@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,47 +11,32 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import Dataset, FeaturesInfo, Head, ImageConfig, Metric, Sample, Task
+from mtpeft.api import FeaturesInfo, Head, Metric
 from mtpeft_tasks.classification.heads import HEADS
 from mtpeft_tasks.classification.metric import Accuracy
-from mtpeft_tasks.digits import Digits
+from mtpeft_tasks.digits import Kind
 from mtpeft_tasks.drawing import caption
+from mtpeft_tasks.images import ImageTask
 from mtpeft_tasks.names import known_positions, make_head
-from mtpeft_tasks.readers import open_data
-from mtpeft_tasks.transforms import Fit, Preset, build
 
 
 @dataclass
-class Classification(Task):
+class Classification(ImageTask):
     """One class for each image; without ``data``, one handwritten digit.
 
     Attributes:
-        classes: keep only these classes of the data; empty for all.
-        augment: ``none``, ``light`` or ``standard``.
-        flip: mirror half of the training images; leave it off for digits and letters.
-        fit: ``stretch`` images to the backbone's size, or ``pad`` them.
         label_smoothing: of the cross-entropy.
     """
 
     metric_name: ClassVar[str] = "top-1"
+    digits: ClassVar[Kind] = "cls"
+    gives: ClassVar[str] = "label"
     classifies: ClassVar[bool] = True
 
-    classes: tuple[str, ...] = ()
-    augment: Preset = "light"
-    flip: bool = False
-    fit: Fit = "stretch"
     label_smoothing: float = 0.0
-
-    def dataset(self, split: str, *, seed: int = 0) -> Dataset:
-        if not self.data:
-            return Digits("cls", split, seed=seed, classes=self.classes)
-        return open_data(self.data, split, gives="label", seed=seed, classes=self.classes)
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
         return make_head(HEADS, self.head_config, info, classes)
-
-    def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
-        return build(image, train=train, preset=self.augment, flip=self.flip, fit=self.fit)
 
     def loss(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Cross-entropy over the samples that have a label; 0 where none has."""

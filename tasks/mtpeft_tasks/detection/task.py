@@ -12,13 +12,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from torch import Tensor
 
-from mtpeft.api import DataError, Dataset, FeaturesInfo, ImageConfig, Sample, Task, UsageError, did_you_mean
+from mtpeft.api import DataError, FeaturesInfo, ImageConfig, Sample, UsageError, did_you_mean
 from mtpeft_tasks import drawing
 from mtpeft_tasks.detection.average_precision import AveragePrecision
 from mtpeft_tasks.detection.fcos import FCOSDetector, Points
-from mtpeft_tasks.digits import Digits
-from mtpeft_tasks.readers import open_data
-from mtpeft_tasks.transforms import Fit, Preset, boxes_to_size, build
+from mtpeft_tasks.digits import Kind
+from mtpeft_tasks.images import ImageTask
+from mtpeft_tasks.transforms import boxes_to_size
 
 _SHOWN = 0.3
 _Positive = Annotated[int, Field(gt=0)]
@@ -36,36 +36,22 @@ class FCOSSettings:
 
 
 @dataclass
-class Detection(Task):
+class Detection(ImageTask):
     """Boxes with classes; without ``data``, scenes of 1 to 5 handwritten digits.
 
     A target has ``boxes (N, 4)``, xyxy in pixels of the input in training and of the image in evaluation, ``labels
     (N,)``, indices into its own ``classes``, and maybe ``difficult (N,)``. An image may hold no object.
-
-    Attributes:
-        classes: keep only objects of these classes; empty for all.
-        augment: ``none``, ``light`` or ``standard``.
-        flip: mirror half of the training images; leave it off for digits and for left/right classes.
-        fit: ``stretch`` images to the backbone's size, or ``pad`` them.
     """
 
     metric_name: ClassVar[str] = "AP"
-
-    classes: tuple[str, ...] = ()
-    augment: Preset = "light"
-    flip: bool = False
-    fit: Fit = "stretch"
-
-    def dataset(self, split: str, *, seed: int = 0) -> Dataset:
-        if not self.data:
-            return Digits("det", split, seed=seed, classes=self.classes)
-        return open_data(self.data, split, gives="boxes", seed=seed, classes=self.classes)
+    digits: ClassVar[Kind] = "det"
+    gives: ClassVar[str] = "boxes"
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> FCOSDetector:
         return FCOSDetector(info, classes, **asdict(head_settings(self.head_config)))
 
     def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
-        return Checked(build(image, train=train, preset=self.augment, flip=self.flip, fit=self.fit))
+        return Checked(super().transform(image, train=train))
 
     def loss(self, head: FCOSDetector, outputs: Points, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """``classification`` (focal), ``regression`` (GIoU) and ``centerness``, each a mean over the batch's images.

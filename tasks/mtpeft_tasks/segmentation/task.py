@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,46 +11,32 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import Dataset, FeaturesInfo, Head, ImageConfig, Metric, Sample, Task
+from mtpeft.api import FeaturesInfo, Head, Metric
 from mtpeft_tasks import drawing
-from mtpeft_tasks.digits import Digits
+from mtpeft_tasks.digits import Kind
+from mtpeft_tasks.images import ImageTask
 from mtpeft_tasks.names import known_positions, make_head
-from mtpeft_tasks.readers import open_data
 from mtpeft_tasks.segmentation.heads import HEADS
 from mtpeft_tasks.segmentation.metric import IGNORED, MeanIoU, renumbered
-from mtpeft_tasks.transforms import Fit, Preset, build, content
+from mtpeft_tasks.transforms import content
 
 
 @dataclass
-class Segmentation(Task):
+class Segmentation(ImageTask):
     """A class for each pixel; without ``data``, scenes of 1 to 5 handwritten digits.
 
     Attributes:
-        classes: keep only these classes of the data (all other pixels are ignored); empty for all.
-        augment: ``none``, ``light`` or ``standard``.
-        flip: mirror half of the training images; leave it off for digits and for left/right classes.
-        fit: ``stretch`` images to the backbone's size, or ``pad`` them.
         label_smoothing: of the cross-entropy.
     """
 
     metric_name: ClassVar[str] = "mIoU"
+    digits: ClassVar[Kind] = "seg"
+    gives: ClassVar[str] = "mask"
 
-    classes: tuple[str, ...] = ()
-    augment: Preset = "light"
-    flip: bool = False
-    fit: Fit = "stretch"
     label_smoothing: float = 0.0
-
-    def dataset(self, split: str, *, seed: int = 0) -> Dataset:
-        if not self.data:
-            return Digits("seg", split, seed=seed, classes=self.classes)
-        return open_data(self.data, split, gives="mask", seed=seed, classes=self.classes)
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
         return make_head(HEADS, self.head_config, info, classes)
-
-    def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
-        return build(image, train=train, preset=self.augment, flip=self.flip, fit=self.fit)
 
     def loss(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Cross-entropy over the labelled pixels of the batch; 0 where there is none."""

@@ -1,0 +1,45 @@
+"""What the built-in task types share: where their samples come from, and how their images are prepared."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mtpeft.api import Dataset, ImageConfig, Sample, Task
+from mtpeft_tasks.digits import Digits, Kind
+from mtpeft_tasks.readers import open_data
+from mtpeft_tasks.transforms import Fit, Preset, build
+
+
+@dataclass
+class ImageTask(Task, ABC):
+    """A task on labelled images; without ``data``, on the embedded digits.
+
+    Attributes:
+        digits: which embedded scenes stand in for missing ``data``.
+        gives: the target that a reader must give.
+        classes: keep only these classes of the data; empty for all.
+        augment: ``none``, ``light`` or ``standard``.
+        flip: mirror half of the training images; leave it off for digits, letters and left/right classes.
+        fit: ``stretch`` images to the backbone's size, or ``pad`` them.
+    """
+
+    digits: ClassVar[Kind]
+    gives: ClassVar[str]
+
+    classes: tuple[str, ...] = ()
+    augment: Preset = "light"
+    flip: bool = False
+    fit: Fit = "stretch"
+
+    def dataset(self, split: str, *, seed: int = 0) -> Dataset:
+        if not self.data:
+            return Digits(self.digits, split, seed=seed, classes=self.classes)
+        return open_data(self.data, split, gives=self.gives, seed=seed, classes=self.classes)
+
+    def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
+        return build(image, train=train, preset=self.augment, flip=self.flip, fit=self.fit)
