@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mtpeft.peft.route import TokenLayout as TokenLayout
     from mtpeft.peft.sites import Site as Site
     from mtpeft.plugins import resolve as resolve
+    from mtpeft.reader import Reader as Reader
+    from mtpeft.reader import open_data as open_data
     from mtpeft.schedule import Batch as Batch
     from mtpeft.schedule import Begin as Begin
     from mtpeft.schedule import End as End
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from mtpeft.task import Metric as Metric
     from mtpeft.task import Sample as Sample
     from mtpeft.task import Score as Score
+    from mtpeft.task import Split as Split
     from mtpeft.task import Task as Task
 
 _WHERE = {
@@ -69,9 +72,10 @@ _WHERE = {
     ],
     "mtpeft.peft.route": ["Route", "Segment", "TokenLayout"],
     "mtpeft.peft.sites": ["Site"],
+    "mtpeft.reader": ["Reader", "open_data"],
     "mtpeft.schedule": ["Batch", "Begin", "End", "Evaluate", "Event", "Schedule", "TaskSize", "Update"],
     "mtpeft.balancing": ["Balancer"],
-    "mtpeft.task": ["Dataset", "Head", "Metric", "Sample", "Score", "Task"],
+    "mtpeft.task": ["Dataset", "Head", "Metric", "Sample", "Score", "Split", "Task"],
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 

@@ -46,10 +46,7 @@ def register_tasks() -> Mapping[str, str]:
 
 @hookspec
 def register_readers() -> Mapping[str, str]:
-    """``{name: "package.module:function"}``: what ``READER:PATH?option=value`` names.
-
-    ``function(path, split, *, seed, **options) -> Dataset``.
-    """
+    """``{name: "package.module:Class"}`` of `mtpeft.api.Reader` subclasses: what ``READER:PATH?option=value`` names."""
 
 
 @hookspec

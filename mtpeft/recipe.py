@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtpeft.errors import UsageError, did_you_mean
+from mtpeft.settings import from_toml
 
 FLAGS = {
     "--schedule": "schedule.name",
@@ -83,7 +84,7 @@ class Draft:
                 raise UsageError(
                     f'there is no "{names[1]}" among the {names[0]} (--set {item})', hint=did_you_mean(names[1], known)
                 )
-        self.assign(names, _value(text), "--set")
+        self.assign(names, from_toml(text), "--set")
 
     def assign(self, path: Place, value: Any, origin: str, base: Path | None = None) -> None:
         """Put a value, or each value of a table, where ``path`` says."""
@@ -183,13 +184,6 @@ def _parse(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"the recipe {path} cannot be read: {error}", hint="recipes are TOML: https://toml.io"
         ) from None
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _within(key: str, path: Place) -> bool:

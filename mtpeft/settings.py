@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
@@ -85,6 +86,14 @@ def as_toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{name} = {as_toml(item)}" for name, item in value.items()) + " }"
     return str(value)
+
+
+def from_toml(text: str) -> Any:
+    """The value of a text as a recipe would have it; a text that is no TOML stands for itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _takes(annotation: Any) -> str:

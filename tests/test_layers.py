@@ -11,12 +11,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = [
     ["errors", "hookspecs"],
-    ["settings", "recipe"],
+    ["settings"],
+    ["recipe"],
     ["config"],
     ["plugins"],
     ["backbone"],
     ["peft"],
     ["task"],
+    ["reader"],
     ["evaluation", "balancing", "schedule"],
     ["builtin", "training"],
     ["reports", "export"],

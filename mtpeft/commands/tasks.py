@@ -19,7 +19,7 @@ def run(*, json: bool) -> None:
         return
     print_table(("type", "metric", "unit", "package", "idea"), tasks)
     print()
-    print_table(("reader", "package", "reads"), readers)
+    print_table(("reader", "gives", "package", "reads"), readers)
 
 
 def _task(entry: Entry) -> dict[str, Any]:
@@ -35,9 +35,10 @@ def _task(entry: Entry) -> dict[str, Any]:
 def _reader(entry: Entry) -> dict[str, Any]:
     row = {"reader": entry.id, "package": entry.distribution, "version": entry.version, "error": None}
     try:
-        return row | {"reads": _first_line(inspect.getmodule(resolve("readers", entry.id)))}
+        cls = resolve("readers", entry.id)
+        return row | {"gives": list(cls.gives), "reads": _first_line(cls)}
     except MtpeftError as error:
-        return row | {"reads": "", "error": error.message}
+        return row | {"gives": [], "reads": "", "error": error.message}
 
 
 def _first_line(documented: Any) -> str:

@@ -17,7 +17,7 @@ def register_tasks() -> dict[str, str]:
 @hookimpl
 def register_readers() -> dict[str, str]:
     return {
-        "folder": "mtpeft_tasks.readers.folder:read",
-        "voc": "mtpeft_tasks.readers.voc:read",
-        "masks": "mtpeft_tasks.readers.masks:read",
+        "folder": "mtpeft_tasks.readers.folder:Folder",
+        "voc": "mtpeft_tasks.readers.voc:Voc",
+        "masks": "mtpeft_tasks.readers.masks:Masks",
     }

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mtpeft.api import Dataset, ImageConfig, Sample, Task
+from mtpeft.api import Dataset, ImageConfig, Sample, Split, Task, open_data
 from mtpeft_tasks.digits import Digits, Kind
-from mtpeft_tasks.readers import open_data
 from mtpeft_tasks.transforms import Fit, Preset, build
 
 
@@ -36,7 +35,7 @@ class ImageTask(Task, ABC):
     flip: bool = False
     fit: Fit = "stretch"
 
-    def dataset(self, split: str, *, seed: int = 0) -> Dataset:
+    def dataset(self, split: Split, *, seed: int = 0) -> Dataset:
         if not self.data:
             return Digits(self.digits, split, seed=seed, classes=self.classes)
         return open_data(self.data, split, gives=self.gives, seed=seed, classes=self.classes)

@@ -15,6 +15,8 @@ from mtpeft.api import DataError, UsageError, did_you_mean
 from mtpeft_tasks.transforms import to_rgb
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+IMAGES = ("images", "JPEGImages", "img")
+"""How layouts that keep images apart from their labels name the folder of images."""
 HELD_OUT = {"test": 0.2, "val": 0.1}
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _ORIENTATION = 0x0112
@@ -95,28 +97,16 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def asked_classes(known: Sequence[str], classes: str) -> tuple[str, ...]:
-    """The comma-separated ``classes`` in the order of the known ones; all for an empty string.
+def asked_classes(known: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The wanted classes in the order of the known ones; all where none is named.
 
     Raises:
         UsageError: for a class that the data does not have.
     """
-    wanted = [name.strip() for name in classes.split(",") if name.strip()]
     for name in wanted:
         if name not in known:
             raise UsageError(f'the data has no class "{name}"', hint=did_you_mean(name, known))
     return tuple(name for name in known if name in wanted) if wanted else tuple(known)
-
-
-def choice(option: str, value: str, known: Sequence[str]) -> str:
-    """``value`` if the option may have it.
-
-    Raises:
-        UsageError: otherwise.
-    """
-    if value not in known:
-        raise UsageError(f'option {option} cannot be "{value}"', hint=did_you_mean(value, known))
-    return value
 
 
 def fill_splits(splits: Mapping[str, Sequence[Item]], groups: Mapping[Item, Hashable], seed: int) -> dict[str, list]:

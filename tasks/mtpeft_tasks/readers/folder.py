@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from mtpeft.api import DataError, Dataset, Sample
+from mtpeft.api import DataError, Dataset, Reader, Sample, Split
 from mtpeft_tasks.readers import files
 
 SPLITS = ("train", "val", "test")
@@ -36,7 +36,7 @@ class Entry:
         return self.path
 
 
-class Folder(Dataset):
+class Labelled(Dataset):
     """Images with one label each."""
 
     def __init__(self, root: Path, entries: list[Entry], classes: tuple[str, ...]) -> None:
@@ -61,33 +61,38 @@ class Folder(Dataset):
         }
 
 
-def read(path: str, split: str, *, seed: int = 0, classes: str = "") -> Dataset:
-    """Read one split.
+@dataclass
+class Folder(Reader):
+    """Classification from image folders, or from lists of files."""
 
-    Args:
-        path: the data's folder.
-        split: ``train``, ``val`` or ``test``.
-        seed: of splits that are held out.
-        classes: keep only these, comma-separated.
+    gives: ClassVar[tuple[str, ...]] = ("label",)
 
-    Raises:
-        DataError: for an empty folder, an unknown or missing label, or a file that is no image, naming it.
-        UsageError: for a class that the data does not have.
-    """
-    root = files.folder(path)
-    base, splits = _find(root)
-    everything = [entry for entries in splits.values() for entry in entries]
-    if not everything:
-        raise DataError(
-            f'"{root}" has no labelled images', hint="expected CLASS/image files, or train/CLASS/image files"
-        )
-    known = _classes(root, everything)
-    kept = files.asked_classes(known, classes)
-    splits = files.fill_splits(splits, {entry: entry.label for entry in everything}, seed)
-    entries = [entry for entry in splits[split] if entry.label in kept]
-    for entry in entries:
-        files.image_size(base / entry.path)
-    return Folder(base, entries, kept)
+    def read(self, path: str, split: Split, *, gives: str, seed: int) -> Dataset:
+        """Every image's header is read.
+
+        Raises:
+            DataError: for an empty folder, an unknown or missing label, or a file that is no image, naming it.
+            UsageError: for a class that the data does not have.
+        """
+        root = files.folder(path)
+        base, splits = _find(root)
+        everything = [entry for entries in splits.values() for entry in entries]
+        if not everything:
+            raise DataError(
+                f'"{root}" has no labelled images', hint="expected CLASS/image files, or train/CLASS/image files"
+            )
+        kept = files.asked_classes(_classes(root, everything), self.classes)
+        splits = files.fill_splits(splits, {entry: entry.label for entry in everything}, seed)
+        entries = [entry for entry in splits[split] if entry.label in kept]
+        readable = [entry for entry in entries if self.attempt(files.image_size, base / entry.path)]
+        return Labelled(base, readable, kept)
+
+    def recognises(self, path: Path) -> bool:
+        """Two or more folders of images, directly or under ``train``; what names its folders ``images`` is no classes."""
+        root = path / "train" if (path / "train").is_dir() else path
+        labels = [child for child in root.iterdir() if child.is_dir()] if root.is_dir() else []
+        named = {child.name for child in labels} & set(files.IMAGES)
+        return not named and sum(bool(files.images_in(child)) for child in labels) > 1
 
 
 def _find(root: Path) -> tuple[Path, dict[str, list[Entry]]]:

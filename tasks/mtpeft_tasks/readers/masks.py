@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from mtpeft.api import DataError, Dataset, Sample, UsageError
+from mtpeft.api import DataError, Dataset, Reader, Sample, Split, UsageError
 from mtpeft_tasks.readers import files
 
 IGNORED = 255
 SPLITS = ("train", "val", "test")
-_IMAGES = ("images", "JPEGImages", "img")
 _MASKS = ("masks", "annotations", "labels", "SegmentationClass")
 
 
@@ -53,7 +52,7 @@ class Values:
         return table
 
 
-class Masks(Dataset):
+class Masked(Dataset):
     """Images with a class for each pixel."""
 
     def __init__(self, pairs: list[Pair], values: Values, kept: tuple[str, ...], pixels: np.ndarray) -> None:
@@ -82,34 +81,70 @@ class Masks(Dataset):
         }
 
 
-def read(path: str, split: str, *, seed: int = 0, classes: str = "", void: str = "") -> Dataset:
-    """Read one split; every mask is decoded once to check its values.
+@dataclass
+class Masks(Reader):
+    """Segmentation from image and mask folders.
 
-    Args:
-        path: the data's folder.
-        split: ``train``, ``val`` or ``test``.
-        seed: of splits that are held out.
-        classes: keep only these, comma-separated; pixels of all others are ignored.
-        void: further values to ignore, comma-separated.
-
-    Raises:
-        DataError: naming the file, for a missing or unreadable mask, one of another size than its image, a value that
-            stands for no class, or a split without any labelled pixel.
+    Attributes:
+        void: further mask values to ignore.
     """
-    root = files.folder(path)
-    splits = {name: pairs for name in SPLITS if (pairs := _pairs(root, name)) is not None}
-    if "train" not in splits:
-        splits["train"] = _unsplit(root)
-    pairs = files.fill_splits(splits, dict.fromkeys(splits["train"], ""), seed)[split]
-    ignored = frozenset(_value("void", text) for text in void.split(",") if text.strip()) | {IGNORED}
-    values = _values(root, ignored, splits["train"])
-    kept = files.asked_classes([n for v, n in enumerate(values.classes) if v not in values.ignored], classes)
-    pixels = np.zeros(256, np.int64)
-    for pair in pairs:
-        pixels += _counted(pair, values)
-    if pairs and not pixels[values.table(kept) != IGNORED].any():
-        raise DataError(f'"{root}" has no labelled pixel in the split "{split}"', hint="check classes.txt and void")
-    return Masks(pairs, values, kept, pixels)
+
+    gives: ClassVar[tuple[str, ...]] = ("mask",)
+
+    void: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for value in self.void:
+            _value("void", value)
+
+    def read(self, path: str, split: Split, *, gives: str, seed: int) -> Dataset:
+        """Every mask is decoded once to check its values; pixels of classes that are not asked for are ignored.
+
+        Raises:
+            DataError: naming the file, for a missing or unreadable mask, one of another size than its image, a value
+                that stands for no class, or a split without any labelled pixel.
+        """
+        root = files.folder(path)
+        splits = {name: pairs for name in SPLITS if (pairs := self._pairs(root, name)) is not None}
+        if "train" not in splits:
+            splits["train"] = self._unsplit(root)
+        pairs = files.fill_splits(splits, dict.fromkeys(splits["train"], ""), seed)[split]
+        values = _values(root, frozenset(self.void) | {IGNORED}, splits["train"])
+        kept = files.asked_classes([n for v, n in enumerate(values.classes) if v not in values.ignored], self.classes)
+        counted = {pair: counts for pair in pairs if (counts := self.attempt(_counted, pair, values)) is not None}
+        pixels = np.sum([*counted.values()], axis=0, dtype=np.int64, initial=0) + np.zeros(256, np.int64)
+        if counted and not pixels[values.table(kept) != IGNORED].any():
+            raise DataError(f'"{root}" has no labelled pixel in the split "{split}"', hint="check classes.txt and void")
+        return Masked(list(counted), values, kept, pixels)
+
+    def recognises(self, path: Path) -> bool:
+        """A folder of images beside one of masks."""
+        places = [place for split in SPLITS for place in _places(path, split)] + _unsplit_places(path)
+        return any(all(folder.is_dir() and files.images_in(folder) for folder in place) for place in places)
+
+    def _pairs(self, root: Path, split: str) -> list[Pair] | None:
+        """The pairs of a split, or None if the data does not have it."""
+        places = _places(root, split)
+        return next((self._match(*place) for place in places if all(folder.is_dir() for folder in place)), None)
+
+    def _unsplit(self, root: Path) -> list[Pair]:
+        for images, masks in _unsplit_places(root):
+            if images.is_dir() and masks.is_dir():
+                return self._match(images, masks)
+        hint = "expected train/ and trainannot/, or images/ and masks/"
+        raise DataError(f'"{root}" has no images with masks', hint=hint)
+
+    def _match(self, images: Path, masks: Path) -> list[Pair]:
+        found = {file.stem: file for file in files.images_in(masks)}
+        pairs = []
+        for image in files.images_in(images):
+            if image.stem in found:
+                pairs.append(Pair(image, found[image.stem]))
+            else:
+                self.report(DataError(f'image "{image}" has no mask', hint=f'add "{masks / image.stem}.png"'))
+        if not pairs:
+            raise DataError(f'"{images}" has no images', hint=f"known suffixes: {', '.join(sorted(files.SUFFIXES))}")
+        return pairs
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -173,35 +208,18 @@ def _numbered(train: list[Pair], ignored: frozenset[int]) -> Values:
     return Values(tuple(str(value) for value in range(max(shown, default=-1) + 1)), ignored)
 
 
-def _value(what: str, text: str) -> int:
-    if not text.strip().isdigit() or int(text) > 255:
-        raise UsageError(f'{what}: "{text.strip()}" is no mask value', hint="give a number from 0 to 255")
+def _value(what: str, value: int | str) -> int:
+    text = str(value).strip()
+    if not text.isdigit() or int(text) > 255:
+        raise UsageError(f"{what}: {text} is no mask value", hint="give a number from 0 to 255")
     return int(text)
 
 
-def _pairs(root: Path, split: str) -> list[Pair] | None:
-    """The pairs of a split, or None if the data does not have it."""
+def _places(root: Path, split: str) -> list[tuple[Path, Path]]:
     places = [(root / split, root / f"{split}annot")]
-    places += [(root / images / split, root / masks / split) for images in _IMAGES for masks in _MASKS]
-    places += [(root / split / images, root / split / masks) for images in _IMAGES for masks in _MASKS]
-    return next((_match(*place) for place in places if all(folder.is_dir() for folder in place)), None)
+    places += [(root / images / split, root / masks / split) for images in files.IMAGES for masks in _MASKS]
+    return places + [(root / split / images, root / split / masks) for images in files.IMAGES for masks in _MASKS]
 
 
-def _unsplit(root: Path) -> list[Pair]:
-    places = [(root / images, root / masks) for images in _IMAGES for masks in _MASKS]
-    for images, masks in places:
-        if images.is_dir() and masks.is_dir():
-            return _match(images, masks)
-    raise DataError(f'"{root}" has no images with masks', hint="expected train/ and trainannot/, or images/ and masks/")
-
-
-def _match(images: Path, masks: Path) -> list[Pair]:
-    found = {file.stem: file for file in files.images_in(masks)}
-    pairs = []
-    for image in files.images_in(images):
-        if image.stem not in found:
-            raise DataError(f'image "{image}" has no mask', hint=f'add "{masks / image.stem}.png"')
-        pairs.append(Pair(image, found[image.stem]))
-    if not pairs:
-        raise DataError(f'"{images}" has no images', hint=f"known suffixes: {', '.join(sorted(files.SUFFIXES))}")
-    return pairs
+def _unsplit_places(root: Path) -> list[tuple[Path, Path]]:
+    return [(root / images, root / masks) for images in files.IMAGES for masks in _MASKS]

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 from xml.etree import ElementTree
 
 import torch
 
-from mtpeft.api import DataError, Dataset, Sample
+from mtpeft.api import DataError, Dataset, Reader, Sample, Split
 from mtpeft_tasks.readers import files
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -41,7 +41,7 @@ class Annotated:
     objects: tuple[Object, ...]
 
 
-class Voc(Dataset):
+class Boxed(Dataset):
     """Images with boxes."""
 
     def __init__(self, items: list[Annotated], classes: tuple[str, ...]) -> None:
@@ -72,58 +72,76 @@ class Voc(Dataset):
         }
 
 
-def read(
-    path: str,
-    split: str,
-    *,
-    seed: int = 0,
-    classes: str = "",
-    degenerate: str = "error",
-    outside: str = "error",
-    origin: str = "0",
-) -> Dataset:
-    """Read one split.
+@dataclass
+class Voc(Reader):
+    """Detection from Pascal VOC xml files.
 
-    Args:
-        path: the folder that holds ``Annotations``.
-        split: ``train``, ``val`` or ``test``.
-        seed: of splits that are held out.
-        classes: keep only objects of these, comma-separated.
+    Attributes:
         degenerate: ``error``, or ``skip`` boxes without area.
         outside: ``error``, or ``clip`` boxes that leave their image.
-        origin: ``0`` for coordinates as they stand, ``1`` for pixels counted from 1 with the last one included.
-
-    Raises:
-        DataError: naming file and field, for xml that cannot be read, a degenerate box, one outside its image, a
-            missing image, or no objects at all.
+        origin: 0 for coordinates as they stand, 1 for pixels counted from 1 with the last one included.
     """
-    root = files.folder(path)
-    degenerate = choice_of("degenerate", degenerate, "skip")
-    outside = choice_of("outside", outside, "clip")
-    shift = float(files.choice("origin", origin, ("0", "1")))
-    splits = _splits(root, seed)
-    names = [name for members in splits.values() for name in members]
-    annotations = {name: _objects(root / "Annotations" / f"{name}.xml", shift) for name in names}
-    known = _classes(root, annotations)
-    kept = files.asked_classes(known, classes)
-    pictures = {file.stem: file for file in files.images_in(files.folder(root / "JPEGImages"))}
-    items = []
-    for name in splits[split]:
+
+    gives: ClassVar[tuple[str, ...]] = ("boxes",)
+
+    degenerate: Literal["error", "skip"] = "error"
+    outside: Literal["error", "clip"] = "error"
+    origin: Literal[0, 1] = 0
+
+    def read(self, path: str, split: Split, *, gives: str, seed: int) -> Dataset:
+        """Every annotation is read, and the headers of the split's images.
+
+        Raises:
+            DataError: naming file and field, for xml that cannot be read, a degenerate box, one outside its image, a
+                missing image, or no objects at all.
+        """
+        root = files.folder(path)
+        splits = _splits(root, seed)
+        names = [name for members in splits.values() for name in members]
+        tried = {name: self.attempt(_objects, root / "Annotations" / f"{name}.xml", self.origin) for name in names}
+        annotations = {name: objects for name, objects in tried.items() if objects is not None}
+        kept = files.asked_classes(_classes(root, annotations), self.classes)
+        pictures = {file.stem: file for file in files.images_in(files.folder(root / "JPEGImages"))}
+        named = [name for name in splits[split] if name in annotations]
+        items = [self.attempt(self._item, root, name, pictures, annotations[name], kept) for name in named]
+        found = [item for item in items if item is not None]
+        if not any(item.objects for item in found):
+            hint = "check Annotations and ImageSets/Main"
+            raise DataError(f'"{root}" has no objects in the split "{split}"', hint=hint)
+        return Boxed(found, kept)
+
+    def recognises(self, path: Path) -> bool:
+        """``Annotations`` with xml files beside ``JPEGImages``."""
+        return (path / "JPEGImages").is_dir() and any((path / "Annotations").glob("*.xml"))
+
+    def _item(
+        self, root: Path, name: str, pictures: dict[str, Path], objects: tuple[Object, ...], kept: tuple[str, ...]
+    ) -> Annotated:
         file = root / "Annotations" / f"{name}.xml"
         if name not in pictures:
-            raise DataError(
-                f'"{file}" has no image "{root / "JPEGImages" / name}.*"', hint="add the image or drop the name"
-            )
-        chosen = [found for found in annotations[name] if found.label in kept]
-        items.append(Annotated(pictures[name], file, _checked(file, pictures[name], chosen, degenerate, outside)))
-    if not any(item.objects for item in items):
-        raise DataError(f'"{root}" has no objects in the split "{split}"', hint="check Annotations and ImageSets/Main")
-    return Voc(items, kept)
+            hint = "add the image or drop the name"
+            raise DataError(f'"{file}" has no image "{root / "JPEGImages" / name}.*"', hint=hint)
+        size = files.image_size(pictures[name])
+        chosen = [found for found in objects if found.label in kept]
+        whole = [self.attempt(self._checked, file, size, found) for found in chosen]
+        return Annotated(pictures[name], file, tuple(found for found in whole if found is not None))
 
-
-def choice_of(option: str, value: str, remedy: str) -> str:
-    """``error`` or the remedy."""
-    return files.choice(option, value, ("error", remedy))
+    def _checked(self, file: Path, size: tuple[int, int], found: Object) -> Object | None:
+        """The object with its box inside the image; None where it is to be skipped."""
+        height, width = size
+        left, top, right, bottom = found.box
+        where = f'annotation "{file}", object {found.number} ({found.label}): box {list(found.box)}'
+        if not (left >= 0 and top >= 0 and right <= width and bottom <= height):
+            if self.outside == "error":
+                message = f"{where} is outside its image of {width} x {height}"
+                raise DataError(message, hint="correct it, or add ?outside=clip to the data's path")
+            left, right = (min(max(side, 0.0), float(width)) for side in (left, right))
+            top, bottom = (min(max(side, 0.0), float(height)) for side in (top, bottom))
+        if right > left and bottom > top:
+            return Object(found.number, found.label, (left, top, right, bottom), found.difficult)
+        if self.degenerate == "error":
+            raise DataError(f"{where} has no area", hint="correct it, or add ?degenerate=skip to the data's path")
+        return None
 
 
 def _splits(root: Path, seed: int) -> dict[str, list[str]]:
@@ -171,26 +189,6 @@ def _side(file: Path, number: int, node: ElementTree.Element, side: str) -> floa
     except ValueError:
         message = f'annotation "{file}", object {number}: bndbox/{side} "{text}" is no number'
         raise DataError(message, hint="give it in pixels") from None
-
-
-def _checked(file: Path, image: Path, objects: list[Object], degenerate: str, outside: str) -> tuple[Object, ...]:
-    height, width = files.image_size(image)
-    kept = []
-    for found in objects:
-        left, top, right, bottom = found.box
-        where = f'annotation "{file}", object {found.number} ({found.label}): box {list(found.box)}'
-        if not (left >= 0 and top >= 0 and right <= width and bottom <= height):
-            if outside == "error":
-                raise DataError(
-                    f"{where} is outside its image of {width} x {height}", hint="correct it, or add ?outside=clip"
-                )
-            left, right = (min(max(side, 0.0), float(width)) for side in (left, right))
-            top, bottom = (min(max(side, 0.0), float(height)) for side in (top, bottom))
-        if right > left and bottom > top:
-            kept.append(Object(found.number, found.label, (left, top, right, bottom), found.difficult))
-        elif degenerate == "error":
-            raise DataError(f"{where} has no area", hint="correct it, or add ?degenerate=skip to the data's path")
-    return tuple(kept)
 
 
 def _classes(root: Path, annotations: dict[str, tuple[Object, ...]]) -> tuple[str, ...]:
