@@ -88,7 +88,7 @@ class Folder(Reader):
         return Labelled(base, readable, kept)
 
     def recognises(self, path: Path) -> bool:
-        """Two or more folders of images, directly or under ``train``; what names its folders ``images`` is no classes."""
+        """Two or more folders of images, directly or under ``train``; a folder named ``images`` is no class."""
         root = path / "train" if (path / "train").is_dir() else path
         labels = [child for child in root.iterdir() if child.is_dir()] if root.is_dir() else []
         named = {child.name for child in labels} & set(files.IMAGES)
