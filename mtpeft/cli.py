@@ -240,6 +240,21 @@ def check(
     command.run(name, families=family or [], compile=compile, json=json)
 
 
+@app.command(epilog=_example("mtpeft bench tasks/recipes/real-images.toml --workers 2"))
+def bench(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe with tasks and a [bench] table.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the records. Default: runs/bench-RECIPE.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    settings: Settings = None,
+    table: Annotated[bool, typer.Option("--table", help="Train nothing; print the table of what there is.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare methods on tasks over seeds, at one budget."""
+    from mtpeft.commands import bench as command
+
+    command.run(recipe, out=out, workers=workers, settings=settings or [], table_only=table, json=json)
+
+
 def _recipe_of(folder: Path | None, described: bool) -> Path | None:
     """The recipe that a run keeps, so that ``--resume --out RUN`` is enough to go on."""
     kept = folder / "config.toml" if folder else None

@@ -99,6 +99,35 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class BenchConfig:
+    """What ``mtpeft bench`` compares. ``mtpeft train`` takes no notice of it.
+
+    Attributes:
+        methods: each as ``--method`` takes it; empty for the recipe's own, ``*`` for all that are installed.
+        learning_rates: tried for each method and task, and chosen on validation; empty for the method's own.
+        rate_factors: for methods (by name) whose learning rates are others by a factor.
+        seeds: the first one chooses; the mean is over all.
+        top: how many methods, the best on validation, get all seeds; 0 for every one.
+        together: train all tasks in one run, not each in its own.
+        refit: train once more on ``train`` and ``val`` with what was chosen.
+        groups: tasks by group, for the mean of the groups' means.
+        relative_to: methods whose time and memory the others are divided by.
+        scale: parameters at which the PPT score has lost a quarter.
+    """
+
+    methods: tuple[str, ...] = ()
+    learning_rates: tuple[Positive, ...] = ()
+    rate_factors: dict[str, Positive] = field(default_factory=dict)
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=1)] = (0,)
+    top: Whole = 0
+    together: bool = False
+    refit: bool = False
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    relative_to: tuple[str, ...] = ()
+    scale: Positive = 1e7
+
+
+@dataclass(frozen=True)
 class Basics:
     """The values outside of any table.
 
@@ -106,6 +135,8 @@ class Basics:
         class_order_seed, data_seed: ``seed`` where not given.
         weights: absolute path of local backbone weights, or None for the backbone's own.
         image_size: side, or height and width, in pixels; None for the backbone's own.
+        train_on: the splits to train on; with ``val`` among them nothing is validated.
+        evaluate_on: the split that fills the result matrix; with ``val``, for choosing, ``test`` is not even opened.
         workers: processes that load data; 0 loads in the training process.
     """
 
@@ -115,6 +146,8 @@ class Basics:
     backbone: str = "micro"
     weights: str | None = None
     image_size: Count | tuple[Count, Count] | None = None
+    train_on: tuple[Literal["train", "val"], ...] = ("train",)
+    evaluate_on: Literal["val", "test"] = "test"
     workers: Whole = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
 
@@ -129,6 +162,7 @@ class Config(Basics):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
     origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def origin(self, key: str) -> str:
@@ -202,6 +236,18 @@ def load(recipe: Path | str | None = None, overrides: Overrides | None = None) -
     return config
 
 
+def load_plan(recipe: Path | str, overrides: Overrides | None = None) -> Config:
+    """A recipe whose methods may stand in its ``[bench]`` table alone.
+
+    Raises:
+        UsageError: naming the dotted key and where its value came from.
+    """
+    config = _resolve(recipe, overrides or Overrides())
+    if not config.tasks:
+        raise UsageError(f"there is no task in {recipe}", hint="write [tasks.NAME] and its type and data below it")
+    return config
+
+
 def load_methods(method: str, settings: Sequence[str] = ()) -> Config:
     """A configuration of methods alone, for what needs no tasks: ``rank=16`` here means ``methods.METHOD.rank=16``."""
     first = re.split(r"[+@]", method, maxsplit=1)[0].strip()
@@ -222,11 +268,12 @@ def _resolve(recipe: Path | str | None, overrides: Overrides) -> Config:
 
 def _checked(draft: Draft) -> Config:
     tree, origin = draft.tree, Config(origins=draft.origins).origin
-    basic, tables = [f.name for f in fields(Basics)], ["methods", "tasks", "schedule", "balance", "optimizer", "output"]
+    basic = [f.name for f in fields(Basics)]
+    tables = [f.name for f in fields(Config) if f.name not in (*basic, "origins")]
     check_keys(tree, [*basic, *tables], "", origin)
     for name in tables:
         _check_table(tree.setdefault(name, {}), name, origin)
-    basics = build(Basics, {name: value for name, value in tree.items() if name in basic}, "", origin)
+    basics = _splits(build(Basics, {name: value for name, value in tree.items() if name in basic}, "", origin))
     return Config(
         **vars(_seeded(basics)),
         methods=tuple(_method(label, table) for label, table in tree["methods"].items()),
@@ -235,8 +282,18 @@ def _checked(draft: Draft) -> Config:
         balance=BalanceConfig(*_named(tree["balance"], "balance", "equal", origin)),
         optimizer=build(OptimizerConfig, tree["optimizer"], "optimizer", origin),
         output=build(OutputConfig, tree["output"], "output", origin),
+        bench=build(BenchConfig, tree["bench"], "bench", origin),
         origins=draft.origins,
     )
+
+
+def _splits(basics: Basics) -> Basics:
+    if "train" not in basics.train_on:
+        hint = 'say ["train"] or ["train", "val"]'
+        raise UsageError(f"train_on = {as_toml(basics.train_on)} has no train", hint=hint)
+    if basics.evaluate_on in basics.train_on:
+        raise UsageError("train_on and evaluate_on both name val", hint="what is trained on measures nothing")
+    return basics
 
 
 def _seeded(basics: Basics) -> Basics:

@@ -110,6 +110,7 @@ class Task(ABC):
         head_config: settings of the head (``head = {name = ..., ...}`` in a recipe).
         batch_size: samples per training step.
         loss_weight: factor on the task's loss.
+        samples: train on so many samples, drawn once from the data's seed; 0 for all.
     """
 
     metric_name: ClassVar[str]
@@ -123,6 +124,7 @@ class Task(ABC):
     head_config: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 16
     loss_weight: float = 1.0
+    samples: int = 0
 
     @abstractmethod
     def dataset(self, split: Split, *, seed: int = 0) -> Dataset:

@@ -15,7 +15,20 @@ from mtpeft.config import Config
 from mtpeft.errors import MtpeftError, NotApplicable
 from mtpeft.hookspecs import hookimpl
 
-COMMANDS = ["train", "eval", "predict", "report", "export", "methods", "tasks", "plugins", "sites", "count", "check"]
+COMMANDS = [
+    "train",
+    "eval",
+    "predict",
+    "report",
+    "export",
+    "methods",
+    "tasks",
+    "plugins",
+    "sites",
+    "count",
+    "check",
+    "bench",
+]
 MAIN_JOB = ["train", "--tasks", "cls,det,seg", "--method", "hydra-lora"]
 
 

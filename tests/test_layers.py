@@ -22,7 +22,7 @@ ROOMS = [
     ["evaluation", "balancing", "schedule"],
     ["builtin", "training"],
     ["reports", "export"],
-    ["testing"],
+    ["testing", "bench"],
     ["commands"],
     ["cli"],
 ]

@@ -22,6 +22,11 @@ class Table:
         """The table, no newline at its end; with colour only if ``console`` is a terminal."""
         return self._rich(console) if console is not None and console.is_terminal else self._plain()
 
+    def markdown(self) -> list[str]:
+        """The lines of a Markdown table."""
+        rule = ["---" if i < self.words else "--:" for i in range(len(self.headings))]
+        return ["| " + " | ".join(line) + " |" for line in [self.headings, rule, *self.rows]]
+
     def _plain(self) -> str:
         widths = [max(len(line[i]) for line in [self.headings, *self.rows]) for i in range(len(self.headings))]
         lines = [self.headings, ["-" * width for width in widths], *self.rows]

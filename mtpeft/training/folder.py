@@ -17,11 +17,11 @@ from mtpeft.errors import UsageError
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix
 from mtpeft.plugins import manager
 from mtpeft.training.disk import read_json
-from mtpeft.training.run import SPLITS, Run
+from mtpeft.training.run import Run
 from mtpeft.training.stage import Position
 
 _PACKAGES = ("mtpeft", "torch", "torchvision", "timm", "safetensors")
-_MAY_CHANGE = ("optimizer", "output", "workers", "device", "origins")
+_MAY_CHANGE = ("optimizer", "output", "bench", "workers", "device", "origins")
 
 
 def refuse_existing(path: Path, hint: str = "") -> None:
@@ -63,7 +63,7 @@ def manifest(run: Run, origin: dict[str, Any]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
         "plugins": plugins,
         "backbone": {"name": run.backbone.name, "sha256": run.backbone.sha256},
-        "data": {name: {split: run.dataset(name, split).manifest() for split in SPLITS} for name in run.tasks},
+        "data": {name: {split: run.dataset(name, split).manifest() for split in run.splits} for name in run.tasks},
         "seeds": {"seed": config.seed, "data": run.data_seed, "class_order": config.class_order_seed},
         "threads": torch.get_num_threads(),
         "from": origin,

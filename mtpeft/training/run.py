@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from mtpeft.plugins import create
 from mtpeft.schedule import Begin, End, Evaluate, Event, Schedule, TaskSize, key
 from mtpeft.task import Dataset, Head, Split, Task
 from mtpeft.training.checkpoint import current_state
+from mtpeft.training.datasets import Drawn, Joined
 from mtpeft.training.disk import read_json
 
 if TYPE_CHECKING:
@@ -66,32 +68,57 @@ class Run:
         return tuple(name for name in self.tasks if name not in self.inherited)
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that this run may see: those it trains on as one, and those that are apart from it."""
+        closed = {"val"} & set(self.config.train_on) | {"test"} - {self.config.evaluate_on}
+        return tuple(split for split in SPLITS if split not in closed)
+
+    @property
     def data_seed(self) -> int:
         return self.config.seed if self.config.data_seed is None else self.config.data_seed
 
     def dataset(self, name: str, split: str) -> Dataset:
-        """The samples of a task's split (one of `SPLITS`), opened once.
+        """The samples of a task's split (one of `splits`), opened once; all that is trained on is ``train``.
 
         Raises:
             DataError: if it cannot be used, or holds no sample.
+            UsageError: for a split that this run must not see.
         """
+        if split not in self.splits:
+            said = f"evaluate_on = {self.config.evaluate_on}, train_on = {', '.join(self.config.train_on)}"
+            raise UsageError(f"this run does not open {split} ({said})", hint=f"it has {', '.join(self.splits)}")
         if (name, split) not in self._data:
-            found = self.tasks[name].dataset(cast(Split, split), seed=self.data_seed)
-            if len(found) == 0:
-                data = self.tasks[name].data or "the embedded data"
-                raise DataError(f'task "{name}" has no {split} samples in {data}', hint="look at it: mtpeft data PATH")
-            self._data[name, split] = found
+            opened = [self._open(name, part) for part in (self.config.train_on if split == "train" else (split,))]
+            found = opened[0] if len(opened) == 1 else Joined(opened)
+            most = self.tasks[name].samples if split == "train" else 0
+            self._data[name, split] = Drawn(found, most, self.data_seed) if 0 < most < len(found) else found
         return self._data[name, split]
+
+    def _open(self, name: str, split: str) -> Dataset:
+        found = self.tasks[name].dataset(cast(Split, split), seed=self.data_seed)
+        if len(found) == 0:
+            data = self.tasks[name].data or "the embedded data"
+            raise DataError(f'task "{name}" has no {split} samples in {data}', hint="look at it: mtpeft data PATH")
+        return found
 
     def events(self) -> Iterator[Event]:
         """The schedule of this run's own tasks, behind the stages of the runs before, whose tasks are evaluated too."""
         sizes = {n: TaskSize(len(self.dataset(n, "train")), self.tasks[n].batch_size) for n in self.trained}
-        for event in self.schedule.events(sizes, self.config.seed):
+        planned: Iterable[Event | None] = self.schedule.events(sizes, self.config.seed)
+        for event, following in pairwise(chain(planned, [None])):
+            if event is None or self._repeated(event, following):
+                continue
             if isinstance(event, Begin | End | Evaluate):
                 event = replace(event, stage=event.stage + self.first_stage)
             if isinstance(event, Evaluate) and event.final:
-                event = replace(event, tasks=(*self.inherited, *event.tasks))
-            yield event
+                event = replace(event, tasks=(*self.inherited, *event.tasks), split=self.config.evaluate_on)
+            if not isinstance(event, Evaluate) or event.split in self.splits:
+                yield event
+
+    def _repeated(self, event: Event, following: Event | None) -> bool:
+        """Whether an evaluation decides nothing, and what comes after the stage's end says the same."""
+        said_again = self.config.evaluate_on == "val" and isinstance(following, End)
+        return isinstance(event, Evaluate) and said_again and self.config.output.keep == "last"
 
     def stages(self) -> int:
         """Number of stages, those of the runs before included."""
@@ -237,7 +264,7 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     run.matrix = ResultMatrix(task_records(run), schedule.plan(list(run.trained)))
     if check_data:
         for name in tasks:
-            for split in SPLITS:
+            for split in run.splits:
                 run.dataset(name, split)
     return run
 
@@ -264,13 +291,16 @@ def task_records(run: Run) -> dict[str, TaskRecord]:
     }
 
 
-def open_run(folder: Path, *, best: str = "", device: str = "auto") -> Run:
+def open_run(
+    folder: Path, *, best: str = "", device: str = "auto", evaluate_on: Literal["val", "test"] | None = None
+) -> Run:
     """A run again, as it was left: to evaluate, predict or export. Its data need not be there to predict.
 
     Args:
         folder: a run folder.
         best: a task whose best weights on validation are wanted instead of the last.
         device: where to run it, which need not be where it was trained.
+        evaluate_on: ``test`` opens the test split of a run that was trained for a choice; None leaves it as it was.
 
     Raises:
         MtpeftError: if there is no such run or its files are damaged.
@@ -278,7 +308,8 @@ def open_run(folder: Path, *, best: str = "", device: str = "auto") -> Run:
     adapter = find_adapter(folder, best)
     config = load_config(folder / "config.toml")
     output = replace(config.output, dir=str(folder))
-    run = setup(replace(config, output=output, device=device), check_data=False)
+    config = replace(config, output=output, device=device, evaluate_on=evaluate_on or config.evaluate_on)
+    run = setup(config, check_data=False)
     run.restore(adapter)
     run.host.eval()
     return run

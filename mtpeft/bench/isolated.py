@@ -1,0 +1,102 @@
+"""Trials in processes of their own: the memory of each is its own, and what breaks it breaks nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import shutil
+import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtpeft.bench.trials import Record
+from mtpeft.config import Config
+from mtpeft.errors import MtpeftError
+from mtpeft.plugins import in_words
+from mtpeft.training.evaluate import evaluate
+from mtpeft.training.run import open_run
+from mtpeft.training.session import Session
+
+
+class Processes:
+    """Starts them, and stops them all.
+
+    Args:
+        threads: of torch, in each process.
+    """
+
+    def __init__(self, threads: int) -> None:
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        self.context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks:
+            self.context.set_forkserver_preload([__name__, "timm"])
+        self.threads, self.live, self.stopped = threads, set[BaseProcess](), False
+
+    def run(self, config: Config, trained: Path | None) -> Record:
+        """`run` in a new process.
+
+        Raises:
+            KeyboardInterrupt: after `stop`.
+        """
+        ours, theirs = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_report, args=(theirs, config, trained, self.threads))
+        process.start()
+        self.live.add(process)
+        theirs.close()
+        try:
+            record = ours.recv()
+        except EOFError:
+            record = None
+        process.join()
+        self.live.discard(process)
+        if self.stopped:
+            raise KeyboardInterrupt
+        return record or Record(error=f"the process ended with code {process.exitcode}")
+
+    def stop(self) -> None:
+        """End every process; what they were at is lost."""
+        self.stopped = True
+        for process in list(self.live):
+            process.terminate()
+
+
+def _report(connection: Connection, config: Config, trained: Path | None, threads: int) -> None:
+    os.setpgrp()  # a Ctrl-C is for who started us, and stops us in turn
+    torch.set_num_threads(threads)
+    try:
+        connection.send(run(config, trained))
+    except MtpeftError as error:
+        connection.send(Record(error=error.message))
+    except Exception as error:  # a method's own mistake is a row that says so, not the end of the comparison
+        connection.send(Record(error=in_words(error)))
+
+
+def run(config: Config, trained: Path | None = None) -> Record:
+    """Train and score on ``config.evaluate_on``; or score a run of the same settings that was trained for a choice.
+
+    Raises:
+        MtpeftError: what stands in the way of training.
+    """
+    if trained is not None:
+        opened = open_run(trained, evaluate_on=config.evaluate_on)
+        return Record({name: evaluate(opened, name, config.evaluate_on).value for name in opened.host.tasks})
+    shutil.rmtree(config.output.dir, ignore_errors=True)
+    before = _peak()
+    session = Session.start(config)
+    matrix = session.train()
+    last = max(stage for stage, _ in matrix.cells)
+    scores = {task: cell.value for (stage, task), cell in matrix.cells.items() if stage == last}
+    costs = matrix.costs.to_dict() if matrix.costs else {}
+    memory = costs["peak_memory_bytes"] if session.run.device.type == "cuda" else _peak() - before
+    return Record(scores, costs, memory)
+
+
+def _peak() -> int:
+    """Most bytes that this process ever held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

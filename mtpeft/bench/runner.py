@@ -1,0 +1,243 @@
+"""Methods x tasks x seeds: what to try, in which order, and what was chosen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+
+from mtpeft.bench.isolated import Processes
+from mtpeft.bench.trials import TOGETHER, Record, Trial, find, keep
+from mtpeft.config import Config, Overrides, load, load_plan
+from mtpeft.errors import MtpeftError, UsageError, did_you_mean
+from mtpeft.plugins import registry, resolve
+from mtpeft.training.run import build_methods
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was tried for a method on a task, by learning rate, and which was the best on validation."""
+
+    tried: dict[Trial, Record]
+    best: Trial
+
+
+class Comparison:
+    """A recipe's ``[bench]`` table as trials: those that were made, and those that are still to be made.
+
+    A method's first seed chooses a learning rate on ``val`` in trials that cannot open ``test``; then, once, what was
+    chosen is tested: that very run, or with ``refit`` one trained on ``train`` and ``val``. Further seeds train with
+    the same rate.
+
+    Args:
+        recipe: a recipe with tasks and a ``[bench]`` table.
+        folder: where records are kept; a trial whose record is there is not made again.
+        settings: ``KEY=VALUE`` over the recipe, for all trials.
+        say: told what happens.
+
+    Raises:
+        UsageError: for a recipe that does not say what to compare, or another one than the folder was made with.
+    """
+
+    def __init__(
+        self, recipe: Path, folder: Path, settings: Sequence[str] = (), say: Callable[[str], None] = print
+    ) -> None:
+        self.recipe, self.folder, self.settings, self.say = recipe, folder, tuple(settings), say
+        self.config = load_plan(recipe, Overrides(settings=settings))
+        self.plan = self.config.bench
+        self.methods = methods_of(self.config)
+        self.tasks = (TOGETHER,) if self.plan.together else tuple(self.config.tasks)
+        self.signs = {n: 1 if resolve("tasks", t.type).higher_is_better else -1 for n, t in self.config.tasks.items()}
+        check(self.config, self.methods)
+        for method in self.methods:
+            build_methods(load(recipe, Overrides({"--method": method}, settings)))
+
+    def run(self, workers: int, threads: int) -> None:
+        """Make every trial that is missing, ``workers`` at a time with ``threads`` each.
+
+        Raises:
+            KeyboardInterrupt: with everything kept that was finished.
+        """
+        processes = Processes(threads)
+        first, *others = self.plan.seeds
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                self._make(pool, processes, self.methods, first)
+                for seed in others:
+                    self._make(pool, processes, self.leading(), seed)
+            except BaseException:
+                processes.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _make(self, pool: ThreadPoolExecutor, processes: Processes, methods: Sequence[str], seed: int) -> None:
+        jobs = [(method, task) for method in methods for task in self.tasks]
+        for _ in pool.map(lambda job: self._job(processes, job[0], job[1], seed), jobs):
+            pass
+
+    def _job(self, processes: Processes, method: str, task: str, seed: int) -> None:
+        """All trials of a method on a task from one seed."""
+        if seed == self.plan.seeds[0]:
+            for trial in self.candidates(method, task):
+                self._trial(processes, trial)
+        tested = self.test(method, task, seed)
+        if tested is not None:
+            self._trial(processes, tested)
+            shutil.rmtree(self._work(method, task), ignore_errors=True)
+
+    def _trial(self, processes: Processes, trial: Trial) -> None:
+        if find(trial, self.folder) is not None:
+            return
+        record = processes.run(self.config_of(trial), self._trained(trial))
+        keep(trial, record, self.folder)
+        scores = ", ".join(f"{task} {value:.2f}" for task, value in record.scores.items() if value is not None)
+        self.say(f"{trial}: {record.error or scores}")
+
+    def config_of(self, trial: Trial) -> Config:
+        """What `mtpeft train` would be told to make a trial."""
+        settings = [*self.settings, f"evaluate_on={trial.split}"]
+        if trial.lr is not None:
+            settings.append(f"optimizer.lr={trial.lr!r}")
+        if self.plan.refit and trial.split == "test":
+            settings.append('train_on=["train", "val"]')
+        flags = {"--method": trial.method, "--seed": trial.seed, "--out": trial.place(self.folder / "work")}
+        config = load(self.recipe, Overrides(flags, settings))
+        tasks = {name: task for name, task in config.tasks.items() if trial.task in (name, TOGETHER)}
+        return replace(config, tasks=tasks, output=replace(config.output, save_every=0))
+
+    def _trained(self, trial: Trial) -> Path | None:
+        """The run that chose a trial's learning rate, where its weights are to be tested and are still there."""
+        chosen = self.choice(trial.method, trial.task)
+        if trial.split == "val" or self.plan.refit or chosen is None or chosen.best.seed != trial.seed:
+            return None
+        folder = chosen.best.place(self.folder / "work")
+        return folder if (folder / "results.json").exists() else None
+
+    def _work(self, method: str, task: str) -> Path:
+        return Trial(method, task, None, 0, "val").place(self.folder / "work").parent
+
+    def candidates(self, method: str, task: str) -> list[Trial]:
+        """The trials among which validation chooses; none without learning rates to choose from."""
+        factor = self.plan.rate_factors.get(method, 1.0)
+        seed = self.plan.seeds[0]
+        return [Trial(method, task, float(f"{rate * factor:.6g}"), seed, "val") for rate in self.plan.learning_rates]
+
+    def choice(self, method: str, task: str) -> Choice | None:
+        """The best candidate on validation, over all its tasks; None while not all were tried, or where all failed."""
+        tried = {trial: find(trial, self.folder) for trial in self.candidates(method, task)}
+        found = {trial: record for trial, record in tried.items() if record is not None}
+        good = {trial: self._value(record) for trial, record in found.items() if not record.error}
+        if len(found) < len(tried) or not good:
+            return None
+        return Choice(found, max(good, key=lambda trial: good[trial]))
+
+    def _value(self, record: Record) -> float:
+        """The mean over the tasks, higher is better; an undefined score is worse than any."""
+        values = [float("-inf") if v is None else self.signs[task] * v for task, v in record.scores.items()]
+        return mean(values)
+
+    def test(self, method: str, task: str, seed: int) -> Trial | None:
+        """The trial whose score is reported; None while its learning rate is not chosen."""
+        if not self.plan.learning_rates:
+            return Trial(method, task, None, seed, "test")
+        chosen = self.choice(method, task)
+        return Trial(method, task, chosen.best.lr, seed, "test") if chosen else None
+
+    def tested(self, method: str, task: str) -> list[tuple[Trial, Record]]:
+        """The reported trials that were made, by seed; with the costs of the training that was tested."""
+        trials = [self.test(method, task, seed) for seed in self.plan.seeds]
+        made = [(trial, find(trial, self.folder)) for trial in trials if trial is not None]
+        return [(trial, self._with_costs(trial, record)) for trial, record in made if record is not None]
+
+    def errors(self, method: str, task: str) -> list[str]:
+        """Why trials of a method on a task have no score."""
+        trials = [*self.candidates(method, task), *(self.test(method, task, seed) for seed in self.plan.seeds)]
+        found = [find(trial, self.folder) for trial in trials if trial is not None]
+        return [record.error for record in found if record is not None and record.error]
+
+    def _with_costs(self, trial: Trial, record: Record) -> Record:
+        chosen = self.choice(trial.method, trial.task)
+        if record.costs or record.error or chosen is None:
+            return record
+        trained = chosen.tried[chosen.best]
+        return replace(record, costs=trained.costs, memory_bytes=trained.memory_bytes)
+
+    def leading(self) -> list[str]:
+        """The methods that get all seeds: the best by their mean rank on validation; all where ``top`` is 0."""
+        if not self.plan.top:
+            return list(self.methods)
+        places: dict[str, list[int]] = {method: [] for method in self.methods}
+        for task in self.tasks:
+            chosen = {method: self.choice(method, task) for method in self.methods}
+            values = {m: self._value(c.tried[c.best]) for m, c in chosen.items() if c is not None}
+            for method in self.methods:
+                better = [other for other in values.values() if method in values and other > values[method]]
+                places[method].append(len(better) if method in values else len(self.methods))
+        return sorted(self.methods, key=lambda method: mean(places[method]))[: self.plan.top]
+
+    def missing(self) -> list[str]:
+        """What is not in the table, in words: a method on a task, or its further seeds."""
+        gaps = []
+        for method in self.methods:
+            for task in self.tasks:
+                made = {trial.seed for trial, _ in self.tested(method, task)}
+                wanted = self.plan.seeds if self._complete() and method in self.leading() else self.plan.seeds[:1]
+                gaps += [f"{method} on {task}, seed {seed}" for seed in wanted if seed not in made]
+        return gaps
+
+    def _complete(self) -> bool:
+        first = self.plan.seeds[0]
+        tests = [self.test(method, task, first) for method in self.methods for task in self.tasks]
+        return all(trial is not None and find(trial, self.folder) is not None for trial in tests)
+
+
+def methods_of(config: Config) -> tuple[str, ...]:
+    """The methods that a plan compares.
+
+    Raises:
+        UsageError: where it names none, or one twice.
+    """
+    named = config.bench.methods or tuple(method.label for method in config.methods)
+    methods = tuple(registry("methods")) if named == ("*",) else named
+    if not methods:
+        hint = 'e.g. methods = ["lora", "adaptformer"], or ["*"] for all'
+        raise UsageError("bench.methods names no method", hint=hint)
+    if len(set(methods)) < len(methods):
+        raise UsageError("bench.methods names a method twice", hint="name each once")
+    return methods
+
+
+def check(config: Config, methods: Sequence[str]) -> None:
+    """
+    Raises:
+        UsageError: for groups of unknown tasks, an unknown method to compare costs with, or ``top`` without a choice.
+    """
+    plan = config.bench
+    for group, tasks in plan.groups.items():
+        for task in tasks:
+            if task not in config.tasks:
+                hint = did_you_mean(task, config.tasks)
+                raise UsageError(f'bench.groups.{group} names a task "{task}" that there is not', hint=hint)
+    for name in plan.relative_to:
+        if name not in methods:
+            hint = did_you_mean(name, methods)
+            raise UsageError(f'bench.relative_to names "{name}", which is not compared', hint=hint)
+    if plan.top and not plan.learning_rates:
+        raise UsageError("bench.top needs validation scores", hint="give bench.learning_rates to choose from")
+
+
+def remember(config: Config, folder: Path) -> None:
+    """Keep the resolved plan beside the records, or hold it against what is kept.
+
+    Raises:
+        UsageError: where the records in ``folder`` are those of another plan.
+    """
+    path = folder / "plan.toml"
+    text = config.to_toml()
+    if path.exists() and path.read_text("utf-8") != text:
+        raise MtpeftError(f'"{folder}" holds the records of another plan', hint="give another --out, or that plan")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")

@@ -1,0 +1,170 @@
+"""A comparison as published tables have it: each task, the means, parameters, PPT, time and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import exp, log10
+from statistics import mean, stdev
+from typing import Any
+
+from mtpeft.bench.runner import Comparison
+from mtpeft.bench.trials import Record, Trial
+from mtpeft.plugins import resolve
+from mtpeft.reports.numbers import UNDEFINED, native, percent, whole
+from mtpeft.reports.table import Table
+
+
+@dataclass
+class Row:
+    """A method's line; None where something is missing or undefined.
+
+    Attributes:
+        scores: each task's metric on ``test``, one for each seed that was run.
+        groups: the mean over the tasks of each group.
+        mean: over all tasks.
+        mean_of_groups: the mean of ``groups``.
+        parts, head: trained parameters without and of heads, the mean over trainings.
+        ppt: the mean as a fraction, times ``exp(-log10(parts / scale + 1))``.
+        seconds, memory: of training, summed and the largest.
+        time_ratio, memory_ratio: to each method of ``relative_to``, over the trainings that both have.
+        rates: what was chosen, by task.
+    """
+
+    method: str
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    groups: dict[str, float | None] = field(default_factory=dict)
+    mean: float | None = None
+    mean_of_groups: float | None = None
+    parts: float | None = None
+    head: float | None = None
+    ppt: float | None = None
+    seconds: float | None = None
+    memory: int | None = None
+    time_ratio: dict[str, float | None] = field(default_factory=dict)
+    memory_ratio: dict[str, float | None] = field(default_factory=dict)
+    rates: dict[str, float | None] = field(default_factory=dict)
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """A row for each method of which anything was tested, in the plan's order."""
+    made = {m: {t: comparison.tested(m, t) for t in comparison.tasks} for m in comparison.methods}
+    good = {m: {t: [p for p in pairs if not p[1].error] for t, pairs in by.items()} for m, by in made.items()}
+    return [_row(comparison, method, good) for method in comparison.methods if any(good[method].values())]
+
+
+Tested = dict[str, dict[str, list[tuple[Trial, Record]]]]
+"""By method and task of a trial: what was tested, by seed."""
+
+
+def _row(comparison: Comparison, method: str, good: Tested) -> Row:
+    plan, pairs = comparison.plan, [pair for by in good[method].values() for pair in by]
+    row = Row(method)
+    for _, record in pairs:
+        for task, value in record.scores.items():
+            if value is not None:
+                row.scores.setdefault(task, []).append(value)
+    centre = {task: mean(values) for task, values in row.scores.items()}
+    row.groups = {name: _mean([centre.get(task) for task in tasks]) for name, tasks in plan.groups.items()}
+    row.mean = _mean([centre.get(task) for task in comparison.config.tasks]) if comparable(comparison) else None
+    row.mean_of_groups = _mean(list(row.groups.values())) if comparable(comparison) else None
+    counts = [record.costs["parameters"] for _, record in pairs if record.costs]
+    row.parts = _mean([count["shared"] + sum(count["tasks"].values()) for count in counts])
+    row.head = _mean([sum(count["heads"].values()) for count in counts])
+    if row.mean is not None and row.parts is not None:
+        row.ppt = ppt(row.mean / 100, row.parts, plan.scale)
+    row.seconds = sum(record.costs["seconds"] for _, record in pairs if record.costs)
+    row.memory = max((record.memory_bytes for _, record in pairs if record.memory_bytes), default=None)
+    row.time_ratio = {o: _ratio(good, method, o, lambda r: r.costs.get("seconds")) for o in plan.relative_to}
+    row.memory_ratio = {o: _ratio(good, method, o, lambda r: r.memory_bytes) for o in plan.relative_to}
+    row.rates = {task: by[0][0].lr for task, by in good[method].items() if by}
+    return row
+
+
+def ppt(score: float, parameters: float, scale: float = 1e7) -> float:
+    """The score discounted for trained parameters without heads: ``score exp(-log10(parameters / scale + 1))``.
+
+    "Parameter-Efficient Fine-Tuning for Pre-Trained Vision Models: A Survey and Benchmark". It is nearly blind below
+    half a million parameters, and ``scale`` is absolute: read it beside memory and time.
+    """
+    return score * exp(-log10(parameters / scale + 1))
+
+
+def comparable(comparison: Comparison) -> bool:
+    """Whether a mean over the tasks means something: all in percent, and higher is better."""
+    kinds = [resolve("tasks", task.type) for task in comparison.config.tasks.values()]
+    return all(kind.unit == "%" and kind.higher_is_better for kind in kinds)
+
+
+def _ratio(good: Tested, method: str, other: str, cost: Any) -> float | None:
+    """Of summed costs, over the first seed of the tasks that both have."""
+    both = [(good[method][task], good[other][task]) for task in good[method]]
+    costs = [(cost(own[0][1]), cost(others[0][1])) for own, others in both if own and others]
+    costs = [(own, others) for own, others in costs if own is not None and others]
+    return sum(own for own, _ in costs) / sum(others for _, others in costs) if costs else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known and len(known) == len(values) else None
+
+
+def table(comparison: Comparison, found: list[Row]) -> Table:
+    """What people read."""
+    tasks, plan = list(comparison.config.tasks), comparison.plan
+    units = {name: resolve("tasks", task.type).unit for name, task in comparison.config.tasks.items()}
+    means = [*plan.groups, *(["mean of groups"] if plan.groups else []), f"mean of {len(tasks)}"]
+    ratios = [f"{what} / {other}" for other in plan.relative_to for what in ("time", "memory")]
+    drawn = Table(["method", *tasks, *means, "parts", "with head", "PPT", *ratios, "lr", "seeds"])
+    for row in found:
+        scores = [_spread(row.scores.get(task, []), units[task]) for task in tasks]
+        groups = [percent(row.groups[name]) for name in plan.groups]
+        groups += [percent(row.mean_of_groups)] if plan.groups else []
+        whole_head = None if row.parts is None or row.head is None else row.parts + row.head
+        costs = [_times(by[other]) for other in plan.relative_to for by in (row.time_ratio, row.memory_ratio)]
+        seeds = sorted({len(values) for values in row.scores.values()})
+        counts = [whole(row.parts), whole(whole_head), UNDEFINED if row.ppt is None else f"{row.ppt:.3f}"]
+        drawn.rows.append(
+            [row.method, *scores, *groups, percent(row.mean), *counts, *costs, _rates(row), "-".join(map(str, seeds))]
+        )
+    return drawn
+
+
+def _spread(values: list[float], unit: str) -> str:
+    if len(values) < 2:
+        return native(values[0] if values else None, unit)
+    return f"{native(mean(values), unit)} ± {native(stdev(values), unit)}"
+
+
+def _times(ratio: float | None) -> str:
+    return UNDEFINED if ratio is None else f"{ratio:.2f}"
+
+
+def _rates(row: Row) -> str:
+    rates = {"own" if rate is None else f"{rate:g}" for rate in row.rates.values()}
+    return rates.pop() if len(rates) == 1 else " ".join(f"{rate:g}" for rate in row.rates.values() if rate is not None)
+
+
+def markdown(comparison: Comparison) -> str:
+    """A page for the records: the table, what failed, and what was not run."""
+    plan, drawn = comparison.plan, table(comparison, rows(comparison))
+    lines = [f"# {comparison.recipe.stem}", "", *drawn.markdown(), ""]
+    chosen = "the same learning rates were tried for each method and task and chosen on validation alone"
+    lines += [
+        f"Scores are of the test split, looked at once; {chosen if plan.learning_rates else 'learning rates are own'}.",
+        "`parts` are the trained parameters without heads; PPT uses their number. `mean ± standard deviation` where",
+        "several seeds were run. Time is of training; memory is by how much the process grew (on a GPU: its peak).",
+    ]
+    for heading, items in (("Failed", failures(comparison)), ("Not run", comparison.missing())):
+        if items:
+            lines += ["", f"## {heading}", "", *(f"- {item}" for item in items)]
+    return "\n".join(lines) + "\n"
+
+
+def failures(comparison: Comparison) -> list[str]:
+    """What has no score, and why; of a method that fails everywhere for one reason, that reason once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for method in comparison.methods:
+        for task in comparison.tasks:
+            for reason in dict.fromkeys(comparison.errors(method, task)):
+                found.setdefault((method, reason), []).append(task)
+    return [f"{method} on {', '.join(tasks)}: {reason}" for (method, reason), tasks in found.items()]

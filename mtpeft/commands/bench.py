@@ -1,0 +1,46 @@
+"""``mtpeft bench``: methods x tasks x seeds at one budget, and the table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from mtpeft.bench.runner import Comparison, remember
+from mtpeft.bench.table import failures, markdown, rows, table
+from mtpeft.commands.output import print_json
+from mtpeft.training.disk import write_file
+
+
+def run(recipe: Path, *, out: Path | None, workers: int, settings: Sequence[str], table_only: bool, json: bool) -> None:
+    """Make what is missing, and print the table; ``table.md`` in the folder has it too.
+
+    Args:
+        out: where records are kept; ``runs/bench-RECIPE`` where not given.
+        workers: trainings at a time.
+        table_only: train nothing.
+
+    Raises:
+        MtpeftError: for a plan that cannot be understood, or a folder with records of another one.
+        KeyboardInterrupt: with everything kept that was finished.
+    """
+    folder = out or Path("runs") / f"bench-{recipe.stem}"
+    comparison = Comparison(recipe, folder, settings, say=lambda text: print(text, file=sys.stderr, flush=True))
+    remember(comparison.config, folder)
+    if not table_only:
+        comparison.run(workers, max(1, (os.cpu_count() or 1) // workers))
+    write_file(folder / "table.md", markdown(comparison).encode())
+    found = rows(comparison)
+    if json:
+        rest = {"failed": failures(comparison), "missing": comparison.missing()}
+        print_json({"folder": str(folder), "rows": [asdict(row) for row in found], **rest})
+        return
+    print(table(comparison, found).draw(Console()))
+    for what, items in (("failed", failures(comparison)), ("not run", comparison.missing())):
+        if items:
+            print(f"\n{what}", *items, sep="\n  ")
+    print(f"\ntable  {folder / 'table.md'}")

@@ -1,0 +1,195 @@
+"""``mtpeft bench``: what is chosen on validation, what may see the test split, and what the table says."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mtpeft.bench.runner import Comparison, remember
+from mtpeft.bench.table import comparable, markdown, ppt, rows, table
+from mtpeft.bench.trials import Record, Trial, find, keep
+from mtpeft.cli import main
+from mtpeft.errors import MtpeftError, UsageError
+from mtpeft.training.run import open_run
+
+PLAN = """
+[tasks.cls]
+type = "cls"
+data = "folder:pets"
+samples = 8
+[tasks.other]
+type = "cls"
+data = "folder:pets"
+classes = ["cat", "dog"]
+[schedule]
+name = "joint"
+steps = 1
+[bench]
+methods = ["bitfit", "linear-probe"]
+learning_rates = [1e-3, 1e-2]
+seeds = [0, 1]
+top = 1
+groups = { digits = ["cls", "other"] }
+relative_to = ["linear-probe"]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "pets.toml"
+    path.write_text(PLAN)
+    for split, label, number in product(("train", "val", "test"), ("cat", "dog", "emu"), range(4)):
+        image = tmp_path / "pets" / split / label / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (60 * number, len(split), 0)).save(image)
+    return path
+
+
+def comparison(recipe: Path, *settings: str) -> Comparison:
+    return Comparison(recipe, recipe.parent / "out", settings, say=lambda text: None)
+
+
+def costs(seconds: float = 2.0, parts: int = 100, head: int = 10) -> dict:
+    return {"parameters": {"shared": parts, "tasks": {}, "heads": {"cls": head}, "backbone": 1000}, "seconds": seconds}
+
+
+def made(plan: Comparison, method: str, task: str, val: dict[float, float], test: float, seconds: float = 2.0) -> None:
+    """Records as if the trials had been made."""
+    for trial in plan.candidates(method, task):
+        keep(trial, Record({task: val[trial.lr]}, costs(seconds), 1000), plan.folder)
+    keep(plan.test(method, task, 0), Record({task: test}), plan.folder)
+
+
+def fill(plan: Comparison) -> None:
+    for task in plan.tasks:
+        made(plan, "bitfit", task, {1e-3: 50.0, 1e-2: 60.0}, 58.0, seconds=4.0)
+        made(plan, "linear-probe", task, {1e-3: 55.0, 1e-2: 40.0}, 90.0)
+
+
+def test_validation_alone_chooses(recipe: Path) -> None:
+    plan = comparison(recipe)
+    fill(plan)
+    assert plan.test("bitfit", "cls", 0) == Trial("bitfit", "cls", 1e-2, 0, "test")
+    assert plan.test("linear-probe", "cls", 0).lr == 1e-3
+    assert plan.leading() == ["bitfit"], "linear-probe is better on test only"
+
+
+def test_a_lower_score_is_chosen_where_lower_is_better(recipe: Path) -> None:
+    plan = comparison(recipe)
+    fill(plan)
+    plan.signs["cls"] = -1
+    assert plan.test("bitfit", "cls", 0).lr == 1e-3
+
+
+def test_an_undefined_or_failed_trial_is_never_chosen(recipe: Path) -> None:
+    plan = comparison(recipe)
+    low, high = plan.candidates("bitfit", "cls")
+    keep(low, Record({"cls": 1.0}, costs()), plan.folder)
+    assert plan.test("bitfit", "cls", 0) is None, "not all were tried"
+    keep(high, Record({"cls": None}, costs()), plan.folder)
+    assert plan.test("bitfit", "cls", 0).lr == low.lr
+    keep(low, Record(error="the loss is nan"), plan.folder)
+    keep(high, Record(error="the loss is nan"), plan.folder)
+    assert plan.test("bitfit", "cls", 0) is None
+    assert "bitfit on cls: the loss is nan" in markdown(plan)
+
+
+def test_the_row(recipe: Path) -> None:
+    plan = comparison(recipe)
+    fill(plan)
+    keep(plan.test("bitfit", "cls", 1), Record({"cls": 62.0}, costs()), plan.folder)
+    bitfit, probe = rows(plan)
+    assert bitfit.scores == {"cls": [58.0, 62.0], "other": [58.0]}
+    assert bitfit.mean == bitfit.groups["digits"] == bitfit.mean_of_groups == 59.0 and probe.mean == 90.0
+    assert (bitfit.parts, bitfit.head, bitfit.memory) == (100, 10, 1000)
+    assert bitfit.ppt == pytest.approx(0.59 * (1 - 4.3429e-6), rel=1e-9)
+    assert bitfit.time_ratio == {"linear-probe": 2.0} and bitfit.memory_ratio == {"linear-probe": 1.0}
+    drawn = table(plan, [bitfit])
+    assert dict(zip(drawn.headings, drawn.rows[0], strict=True))["cls"] == "60.00 ± 2.83"
+    assert "bitfit on other, seed 1" in plan.missing() and "bitfit on cls, seed 1" not in plan.missing()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "factor"),
+    [(0, 1.0), (36_864, 0.9984), (294_912, 0.9875), (1e6, 0.9595), (1e7, 0.7401), (85_798_656, 0.3748)],
+)
+def test_ppt_is_the_published_one(parameters: float, factor: float) -> None:
+    assert ppt(0.5, parameters) == pytest.approx(0.5 * factor, abs=3e-5)
+
+
+def test_metrics_of_several_units_have_no_mean(recipe: Path) -> None:
+    assert comparable(comparison(recipe))
+
+
+def test_settings_of_a_trial(recipe: Path) -> None:
+    plan = comparison(recipe, "bench.refit=true", "bench.rate_factors={bitfit = 0.1}")
+    trial = plan.candidates("bitfit", "cls")[0]
+    config = plan.config_of(trial)
+    assert (config.evaluate_on, config.train_on, config.optimizer.lr) == ("val", ("train",), 1e-4)
+    assert list(config.tasks) == ["cls"] and config.methods[0].name == "bitfit"
+    config = plan.config_of(Trial("bitfit", "cls", 1e-4, 3, "test"))
+    assert (config.evaluate_on, config.train_on, config.seed) == ("test", ("train", "val"), 3)
+
+
+BAD = [
+    ('bench.methods=["linear-probe", "lorra"]', "lorra", "lora"),
+    ("bench.methods=[]", "names no method", "all"),
+    ('bench.methods=["lora","lora"]', "twice", "once"),
+    ('bench.groups={a = ["clss"]}', "bench.groups.a names a task", 'did you mean "cls"'),
+    ('bench.relative_to=["lora"]', "which is not compared", "There is"),
+    ("bench.learning_rates=[]", "bench.top needs validation", "learning_rates"),
+    ("bench.seeds=[]", "bench.seeds", "list"),
+]
+
+
+@pytest.mark.parametrize(("setting", "message", "hint"), BAD)
+def test_what_cannot_be_compared(recipe: Path, setting: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        comparison(recipe, setting)
+    assert hint in caught.value.hint
+
+
+def test_records_of_another_plan_are_not_mixed_in(recipe: Path) -> None:
+    plan = comparison(recipe)
+    remember(plan.config, plan.folder)
+    remember(comparison(recipe, "bench.seeds=[0, 1, 2]").config, plan.folder)  # more of the same is welcome
+    with pytest.raises(MtpeftError, match="another plan"):
+        remember(comparison(recipe, "schedule.steps=2").config, plan.folder)
+
+
+def test_end_to_end(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every trial once; a run that chose never opened the test split; a second call trains nothing."""
+    arguments = ["bench", str(recipe), "--out", str(recipe.parent / "out"), "--set", 'bench.methods=["linear-probe"]']
+    arguments += ["--set", 'tasks.other.classes=["emu"]', "--set", "bench.learning_rates=[1e-3]", "--json"]
+    assert main(arguments) == 0
+    first = capsys.readouterr()
+    data = json.loads(first.out)
+    assert not data["missing"] and not data["failed"]
+    assert [len(values) for values in data["rows"][0]["scores"].values()] == [2, 2]
+    assert first.err.count("linear-probe on") == 2 * (1 + 1 + 1)
+    assert main(arguments) == 0
+    second = capsys.readouterr()
+    assert second.err == "" and json.loads(second.out) == data
+    assert not (recipe.parent / "out/work/linear-probe/cls").exists()
+
+
+def test_a_run_that_chooses_cannot_open_the_test_split(recipe: Path) -> None:
+    out = recipe.parent / "chosen"
+    assert main(["train", str(recipe), "--method", "linear-probe", "--set", "evaluate_on=val", "--out", str(out)]) == 0
+    assert "test" not in json.loads((out / "manifest.json").read_text())["data"]["cls"]
+    with pytest.raises(UsageError, match="does not open test"):
+        open_run(out).dataset("cls", "test")
+    assert len(open_run(out, evaluate_on="test").dataset("cls", "test")) > 0
+    assert main(["eval", str(out)]) == 2
+
+
+def test_a_method_that_breaks_is_a_row_that_says_so(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = comparison(recipe, 'bench.methods=["vpt-deep"]', "bench.relative_to=[]")
+    monkeypatch.setattr("mtpeft.bench.runner.Processes.run", lambda *a: Record(error="vpt-deep needs tokens"))
+    plan.run(1, 1)
+    assert find(plan.candidates("vpt-deep", "cls")[0], plan.folder).error
+    assert "vpt-deep on cls, other: vpt-deep needs tokens" in markdown(plan)
