@@ -135,6 +135,8 @@ class Basics:
         class_order_seed, data_seed: ``seed`` where not given.
         weights: absolute path of local backbone weights, or None for the backbone's own.
         image_size: side, or height and width, in pixels; None for the backbone's own.
+        backbone_options: further arguments of ``timm.create_model``.
+        normalization: mean and std of images: the backbone's own, or as another protocol has them.
         train_on: the splits to train on; with ``val`` among them nothing is validated.
         evaluate_on: the split that fills the result matrix; with ``val``, for choosing, ``test`` is not even opened.
         workers: processes that load data; 0 loads in the training process.
@@ -146,6 +148,8 @@ class Basics:
     backbone: str = "micro"
     weights: str | None = None
     image_size: Count | tuple[Count, Count] | None = None
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    normalization: Literal["backbone", "imagenet", "inception", "none"] = "backbone"
     train_on: tuple[Literal["train", "val"], ...] = ("train",)
     evaluate_on: Literal["val", "test"] = "test"
     workers: Whole = 0

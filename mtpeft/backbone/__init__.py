@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import timm.data
@@ -15,6 +16,13 @@ from torch import Tensor, nn
 from mtpeft.backbone.features import ImageConfig
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry, resolve
+
+NORMALIZATIONS = {
+    "imagenet": (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD),
+    "inception": (timm.data.IMAGENET_INCEPTION_MEAN, timm.data.IMAGENET_INCEPTION_STD),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""Mean and std by the names that protocols give them; published tables differ by which one they took."""
 
 
 @dataclass
@@ -40,6 +48,8 @@ def create(
     weights: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
     pretrained: bool = True,
+    options: Mapping[str, Any] | None = None,
+    normalization: str = "backbone",
 ) -> Backbone:
     """Make a backbone by its registered or timm name.
 
@@ -48,21 +58,26 @@ def create(
         weights: a local file of weights for a timm model; without it timm asks its hub.
         image_size: pixels, one number or (height, width); default: the backbone's own.
         pretrained: False for random weights.
+        options: further arguments of ``timm.create_model``, e.g. ``{"pad_type": "same"}``.
+        normalization: mean and std of images: the ``backbone``'s own, or those that `NORMALIZATIONS` names.
 
     Raises:
-        UsageError: for an unknown name.
+        UsageError: for an unknown name or option.
         MtpeftError: where weights are missing, corrupt or of another model.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if name in registry("backbones"):
-        if weights is not None:
-            raise UsageError(
-                f'backbone "{name}" brings its own weights', hint="leave --weights out, or name a timm model"
-            )
+        if weights is not None or options:
+            what = "weights" if weights is not None else "options"
+            raise UsageError(f'backbone "{name}" brings its own {what}', hint=f"leave {what} out, or name a timm model")
         module = resolve("backbones", name)(image_size=size, pretrained=pretrained)
     else:
-        module = _from_timm(name, weights, size, pretrained)
-    return describe(module, size)
+        module = _from_timm(name, weights, size, pretrained, dict(options or {}))
+    found = describe(module, size)
+    if normalization == "backbone":
+        return found
+    mean, std = NORMALIZATIONS[normalization]
+    return replace(found, image=replace(found.image, mean=mean, std=std))
 
 
 def describe(module: nn.Module, image_size: tuple[int, int] | None = None) -> Backbone:
@@ -91,7 +106,9 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _from_timm(name: str, weights: str | Path | None, size: tuple[int, int] | None, pretrained: bool) -> nn.Module:
+def _from_timm(
+    name: str, weights: str | Path | None, size: tuple[int, int] | None, pretrained: bool, chosen: dict[str, Any]
+) -> nn.Module:
     known = [*registry("backbones"), *timm.list_models()]
     if name.split(".")[0] not in known and "/" not in name and ":" not in name:
         raise UsageError(f'there is no backbone "{name}"', hint=_closest(name, known))
@@ -100,9 +117,14 @@ def _from_timm(name: str, weights: str | Path | None, size: tuple[int, int] | No
         if not Path(weights).is_file():
             raise MtpeftError(f'there is no weights file "{weights}"', hint="give --weights the path of a local file")
         overlay = {"file": str(weights)}
-    options = {"num_classes": 0, "pretrained": pretrained, "pretrained_cfg_overlay": overlay}
+    own = {"num_classes": 0, "pretrained": pretrained, "pretrained_cfg_overlay": overlay}
+    for option in chosen:
+        if option in own or option == "img_size":
+            raise UsageError(f"{option} is no option of the backbone", hint="say it by weights and image_size")
     try:
-        return _sized(name, size, options)
+        return _sized(name, size, chosen | own)
+    except TypeError as error:
+        raise UsageError(f"{name} cannot be built with {chosen}: {error}", hint="see timm.create_model") from None
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise _no_weights(name, weights, pretrained, error) from error
     except Exception as error:  # safetensors and hub clients raise types of their own

@@ -254,7 +254,13 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     balancer = create("balancers", config.balance.name, config.balance.settings, "balance", config.origin)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
-    backbone = backbones.create(config.backbone, weights=config.weights, image_size=config.image_size)
+    backbone = backbones.create(
+        config.backbone,
+        weights=config.weights,
+        image_size=config.image_size,
+        options=config.backbone_options,
+        normalization=config.normalization,
+    )
     parameters = sum(parameter.numel() for parameter in backbone.module.parameters())
     host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
     host.checkpointing(config.optimizer.checkpointing)

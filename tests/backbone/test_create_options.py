@@ -1,0 +1,38 @@
+"""What a backbone can be told beyond its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from mtpeft.backbone import create
+from mtpeft.errors import UsageError
+
+
+def test_options_reach_timm() -> None:
+    symmetric = create("mobilenetv2_035", pretrained=False, image_size=32)
+    same = create("mobilenetv2_035", pretrained=False, image_size=32, options={"pad_type": "same"})
+    assert type(symmetric.module.conv_stem).__name__ == "Conv2d"
+    assert type(same.module.conv_stem).__name__ == "Conv2dSame"
+
+
+def test_normalization_is_the_backbones_or_a_protocols() -> None:
+    own = create("resnet10t", pretrained=False)
+    assert own.image.mean == (0.485, 0.456, 0.406)
+    half = create("resnet10t", pretrained=False, normalization="inception")
+    assert (half.image.mean, half.image.std) == ((0.5,) * 3, (0.5,) * 3) and half.sha256 != ""
+    none = create("micro", normalization="none")
+    assert (none.image.mean, none.image.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("micro", {"pad_type": "same"}, "brings its own options"),
+        ("resnet10t", {"num_classes": 3}, "num_classes is no option"),
+        ("resnet10t", {"img_size": 3}, "img_size is no option"),
+        ("resnet10t", {"depht": 3}, "depht"),
+    ],
+)
+def test_options_that_cannot_be(name: str, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create(name, pretrained=False, options=options)
