@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 
 from mtpeft.bench.isolated import Processes
-from mtpeft.bench.trials import TOGETHER, Record, Trial, find, keep
+from mtpeft.bench.trials import TOGETHER, Record, Records, Trial
 from mtpeft.config import Config, Overrides, load, load_plan
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry, resolve
@@ -46,6 +46,7 @@ class Comparison:
         self, recipe: Path, folder: Path, settings: Sequence[str] = (), say: Callable[[str], None] = print
     ) -> None:
         self.recipe, self.folder, self.settings, self.say = recipe, folder, tuple(settings), say
+        self.records = Records(folder / "records.jsonl")
         self.config = load_plan(recipe, Overrides(settings=settings))
         self.plan = self.config.bench
         self.methods = methods_of(self.config)
@@ -89,10 +90,10 @@ class Comparison:
             shutil.rmtree(self._work(method, task), ignore_errors=True)
 
     def _trial(self, processes: Processes, trial: Trial) -> None:
-        if find(trial, self.folder) is not None:
+        if self.records.get(trial) is not None:
             return
         record = processes.run(self.config_of(trial), self._trained(trial))
-        keep(trial, record, self.folder)
+        self.records.add(trial, record)
         scores = ", ".join(f"{task} {value:.2f}" for task, value in record.scores.items() if value is not None)
         self.say(f"{trial}: {record.error or scores}")
 
@@ -103,7 +104,7 @@ class Comparison:
             settings.append(f"optimizer.lr={trial.lr!r}")
         if self.plan.refit and trial.split == "test":
             settings.append('train_on=["train", "val"]')
-        flags = {"--method": trial.method, "--seed": trial.seed, "--out": trial.place(self.folder / "work")}
+        flags = {"--method": trial.method, "--seed": trial.seed, "--out": trial.folder(self.folder / "work")}
         config = load(self.recipe, Overrides(flags, settings))
         tasks = {name: task for name, task in config.tasks.items() if trial.task in (name, TOGETHER)}
         return replace(config, tasks=tasks, output=replace(config.output, save_every=0))
@@ -113,11 +114,11 @@ class Comparison:
         chosen = self.choice(trial.method, trial.task)
         if trial.split == "val" or self.plan.refit or chosen is None or chosen.best.seed != trial.seed:
             return None
-        folder = chosen.best.place(self.folder / "work")
+        folder = chosen.best.folder(self.folder / "work")
         return folder if (folder / "results.json").exists() else None
 
     def _work(self, method: str, task: str) -> Path:
-        return Trial(method, task, None, 0, "val").place(self.folder / "work").parent
+        return Trial(method, task, None, 0, "val").folder(self.folder / "work").parent
 
     def candidates(self, method: str, task: str) -> list[Trial]:
         """The trials among which validation chooses; none without learning rates to choose from."""
@@ -127,7 +128,7 @@ class Comparison:
 
     def choice(self, method: str, task: str) -> Choice | None:
         """The best candidate on validation, over all its tasks; None while not all were tried, or where all failed."""
-        tried = {trial: find(trial, self.folder) for trial in self.candidates(method, task)}
+        tried = {trial: self.records.get(trial) for trial in self.candidates(method, task)}
         found = {trial: record for trial, record in tried.items() if record is not None}
         good = {trial: self._value(record) for trial, record in found.items() if not record.error}
         if len(found) < len(tried) or not good:
@@ -149,13 +150,13 @@ class Comparison:
     def tested(self, method: str, task: str) -> list[tuple[Trial, Record]]:
         """The reported trials that were made, by seed; with the costs of the training that was tested."""
         trials = [self.test(method, task, seed) for seed in self.plan.seeds]
-        made = [(trial, find(trial, self.folder)) for trial in trials if trial is not None]
+        made = [(trial, self.records.get(trial)) for trial in trials if trial is not None]
         return [(trial, self._with_costs(trial, record)) for trial, record in made if record is not None]
 
     def errors(self, method: str, task: str) -> list[str]:
         """Why trials of a method on a task have no score."""
         trials = [*self.candidates(method, task), *(self.test(method, task, seed) for seed in self.plan.seeds)]
-        found = [find(trial, self.folder) for trial in trials if trial is not None]
+        found = [self.records.get(trial) for trial in trials if trial is not None]
         return [record.error for record in found if record is not None and record.error]
 
     def _with_costs(self, trial: Trial, record: Record) -> Record:
@@ -191,7 +192,7 @@ class Comparison:
     def _complete(self) -> bool:
         first = self.plan.seeds[0]
         tests = [self.test(method, task, first) for method in self.methods for task in self.tasks]
-        return all(trial is not None and find(trial, self.folder) is not None for trial in tests)
+        return all(trial is not None and self.records.get(trial) is not None for trial in tests)
 
 
 def methods_of(config: Config) -> tuple[str, ...]:

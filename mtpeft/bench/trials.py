@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
-from mtpeft.training.disk import read_json, write_json
+from mtpeft.errors import MtpeftError
+from mtpeft.training.log import Log
 
 TOGETHER = "all"
 """Stands for the task of a trial that trains every task in one run."""
@@ -29,10 +32,10 @@ class Trial:
     seed: int
     split: Literal["val", "test"]
 
-    def place(self, folder: Path) -> Path:
-        """Where under ``folder`` it is kept, without a suffix."""
+    def folder(self, work: Path) -> Path:
+        """Where its run is, while it is needed."""
         rate = "own" if self.lr is None else f"{self.lr:g}"
-        return folder / self.method / self.task / f"{self.split}-{rate.replace('.', '_')}-{self.seed}"
+        return work / self.method / self.task / f"{self.split}-{rate}-{self.seed}"
 
     def __str__(self) -> str:
         rate = "" if self.lr is None else f", lr {self.lr:g}"
@@ -56,22 +59,40 @@ class Record:
     error: str = ""
 
 
-def keep(trial: Trial, record: Record, folder: Path) -> None:
-    """Write a record where `find` finds it."""
-    path = trial.place(folder).with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"trial": asdict(trial), **asdict(record)})
-
-
-def find(trial: Trial, folder: Path) -> Record | None:
-    """What is kept of a trial, or None if it was not made.
+class Records:
+    """What was made, in one file: a line for each trial. A line that was cut off is dropped.
 
     Raises:
         MtpeftError: for a damaged file.
     """
-    path = trial.place(folder).with_suffix(".json")
-    if not path.is_file():
-        return None
-    kept = read_json(path)
-    del kept["trial"]
-    return Record(**kept)
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, Lock()
+        self.made: dict[Trial, Record] = {}
+        self.length = 0
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], 1):
+            if line.endswith(b"\n"):
+                trial, record = self._parsed(line, number)
+                self.made[trial] = record
+                self.length += len(line)
+
+    def get(self, trial: Trial | None) -> Record | None:
+        return self.made.get(trial) if trial else None
+
+    def add(self, trial: Trial, record: Record) -> None:
+        """Put a trial on the disk, from whichever thread."""
+        with self.lock:
+            log = Log(self.path, length=self.length)
+            log.write({"trial": asdict(trial), **asdict(record)})
+            self.length = log.sync()
+            log.close()
+            self.made[trial] = record
+
+    def _parsed(self, line: bytes, number: int) -> tuple[Trial, Record]:
+        try:
+            kept = json.loads(line)
+            return Trial(**kept.pop("trial")), Record(**kept)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise MtpeftError(
+                f'"{self.path}", line {number} is damaged', hint="delete that line; it runs again"
+            ) from None

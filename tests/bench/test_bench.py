@@ -11,7 +11,7 @@ from PIL import Image
 
 from mtpeft.bench.runner import Comparison, remember
 from mtpeft.bench.table import comparable, markdown, ppt, rows, table
-from mtpeft.bench.trials import Record, Trial, find, keep
+from mtpeft.bench.trials import Record, Records, Trial
 from mtpeft.cli import main
 from mtpeft.errors import MtpeftError, UsageError
 from mtpeft.training.run import open_run
@@ -50,6 +50,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def comparison(recipe: Path, *settings: str) -> Comparison:
+    (recipe.parent / "out").mkdir(exist_ok=True)
     return Comparison(recipe, recipe.parent / "out", settings, say=lambda text: None)
 
 
@@ -60,8 +61,8 @@ def costs(seconds: float = 2.0, parts: int = 100, head: int = 10) -> dict:
 def made(plan: Comparison, method: str, task: str, val: dict[float, float], test: float, seconds: float = 2.0) -> None:
     """Records as if the trials had been made."""
     for trial in plan.candidates(method, task):
-        keep(trial, Record({task: val[trial.lr]}, costs(seconds), 1000), plan.folder)
-    keep(plan.test(method, task, 0), Record({task: test}), plan.folder)
+        plan.records.add(trial, Record({task: val[trial.lr]}, costs(seconds), 1000))
+    plan.records.add(plan.test(method, task, 0), Record({task: test}))
 
 
 def fill(plan: Comparison) -> None:
@@ -88,12 +89,12 @@ def test_a_lower_score_is_chosen_where_lower_is_better(recipe: Path) -> None:
 def test_an_undefined_or_failed_trial_is_never_chosen(recipe: Path) -> None:
     plan = comparison(recipe)
     low, high = plan.candidates("bitfit", "cls")
-    keep(low, Record({"cls": 1.0}, costs()), plan.folder)
+    plan.records.add(low, Record({"cls": 1.0}, costs()))
     assert plan.test("bitfit", "cls", 0) is None, "not all were tried"
-    keep(high, Record({"cls": None}, costs()), plan.folder)
+    plan.records.add(high, Record({"cls": None}, costs()))
     assert plan.test("bitfit", "cls", 0).lr == low.lr
-    keep(low, Record(error="the loss is nan"), plan.folder)
-    keep(high, Record(error="the loss is nan"), plan.folder)
+    plan.records.add(low, Record(error="the loss is nan"))
+    plan.records.add(high, Record(error="the loss is nan"))
     assert plan.test("bitfit", "cls", 0) is None
     assert "bitfit on cls: the loss is nan" in markdown(plan)
 
@@ -101,7 +102,7 @@ def test_an_undefined_or_failed_trial_is_never_chosen(recipe: Path) -> None:
 def test_the_row(recipe: Path) -> None:
     plan = comparison(recipe)
     fill(plan)
-    keep(plan.test("bitfit", "cls", 1), Record({"cls": 62.0}, costs()), plan.folder)
+    plan.records.add(plan.test("bitfit", "cls", 1), Record({"cls": 62.0}, costs()))
     bitfit, probe = rows(plan)
     assert bitfit.scores == {"cls": [58.0, 62.0], "other": [58.0]}
     assert bitfit.mean == bitfit.groups["digits"] == bitfit.mean_of_groups == 59.0 and probe.mean == 90.0
@@ -191,5 +192,19 @@ def test_a_method_that_breaks_is_a_row_that_says_so(recipe: Path, monkeypatch: p
     plan = comparison(recipe, 'bench.methods=["vpt-deep"]', "bench.relative_to=[]")
     monkeypatch.setattr("mtpeft.bench.runner.Processes.run", lambda *a: Record(error="vpt-deep needs tokens"))
     plan.run(1, 1)
-    assert find(plan.candidates("vpt-deep", "cls")[0], plan.folder).error
+    assert plan.records.get(plan.candidates("vpt-deep", "cls")[0]).error
     assert "vpt-deep on cls, other: vpt-deep needs tokens" in markdown(plan)
+
+
+def test_records_survive_a_cut_off_line_and_say_where_they_are_damaged(tmp_path: Path) -> None:
+    path, trial = tmp_path / "records.jsonl", Trial("lora", "cls", 1e-3, 0, "val")
+    Records(path).add(trial, Record({"cls": 50.0}))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:20])
+    again = Records(path)
+    assert again.made == {trial: Record({"cls": 50.0})}
+    again.add(Trial("lora", "cls", 1e-3, 1, "test"), Record(error="nan"))
+    assert len(Records(path).made) == 2 and path.read_bytes().startswith(whole)
+    path.write_bytes(b"{}\n" + whole)
+    with pytest.raises(MtpeftError, match="line 1 is damaged"):
+        Records(path)
