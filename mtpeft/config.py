@@ -64,7 +64,7 @@ class OptimizerConfig:
 
     Attributes:
         lr: peak learning rate; None for the method's own.
-        head_lr: that of heads; None for ``lr``, and without one the method's own or 1e-3, whichever is larger.
+        head_lr: that of heads; None for ``lr``, and without one the method's own or 2e-3, whichever is larger.
         warmup: fraction of a stage's updates.
         clip_norm: largest norm of the gradient; 0 for no clipping.
         precision: ``bf16`` runs the forward pass under autocast.

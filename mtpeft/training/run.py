@@ -128,14 +128,14 @@ class Run:
         """The peak rate of a parameter of `Host.trainable`: the configuration's, else that of its method.
 
         Heads, and what a balancer learns, start from nothing: they follow the fastest method, and are no slower than
-        1e-3 beside methods that move pre-trained weights with care.
+        2e-3 beside methods that move pre-trained weights with care.
         """
         settings = self.config.optimizer
         owner, _, rest = parameter.partition("/")
         if ":" not in owner:
             return settings.lr or self.host.methods[rest.partition("/")[0]].learning_rate
         fastest = max(method.learning_rate for method in self.host.methods.values())
-        return settings.head_lr or settings.lr or max(fastest, 1e-3)
+        return settings.head_lr or settings.lr or max(fastest, 2e-3)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's precision."""

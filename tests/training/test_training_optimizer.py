@@ -64,7 +64,7 @@ def test_heads_are_no_slower_than_a_thousandth_unless_told(tmp_path):
     type(method).learning_rate, before = 1e-5, type(method).learning_rate
     try:
         assert run.learning_rate("shared/toy/site/value") == 1e-5
-        assert run.learning_rate("head:toy/weight") == run.learning_rate("balancer:0") == 1e-3
+        assert run.learning_rate("head:toy/weight") == run.learning_rate("balancer:0") == 2e-3
     finally:
         type(method).learning_rate = before
 

@@ -71,7 +71,7 @@ class HydraLora(Method):
     """LoRA with one ``A`` and several routed ``B``; ``route`` is by token, by task (then it merges), or both."""
 
     paper = "HydraLoRA, NeurIPS 2024, arXiv 2404.19245"
-    learning_rate = 2e-3
+    learning_rate = 1e-3
     families = "transformers and ConvNeXt; by token only where the linear layers are called"
 
     at: str = "linear"
