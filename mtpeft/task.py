@@ -110,6 +110,7 @@ class Task(ABC):
         head_config: settings of the head (``head = {name = ..., ...}`` in a recipe).
         batch_size: samples per training step.
         loss_weight: factor on the task's loss.
+        split: make so many tasks of its classes, or tasks with so many classes each; 0 for one with all.
         samples: train on so many samples, drawn once from the data's seed; 0 for all.
     """
 
@@ -124,6 +125,7 @@ class Task(ABC):
     head_config: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 16
     loss_weight: float = 1.0
+    split: int | tuple[int, ...] = 0
     samples: int = 0
 
     @abstractmethod

@@ -15,6 +15,7 @@ from mtpeft.training.inherit import Inheritance
 from mtpeft.training.loop import Loop
 from mtpeft.training.progress import Quiet
 from mtpeft.training.run import Run, setup
+from mtpeft.training.sequence import split_classes
 
 _UPDATES = 4
 
@@ -28,6 +29,7 @@ def rehearse(config: Config, source: Path | None = None) -> dict[str, Any]:
     Raises:
         MtpeftError: what the run itself would raise.
     """
+    config = split_classes(config)
     inheritance = Inheritance.of(source, config) if source else Inheritance()
     run = setup(inheritance.merge(config), inherited=inheritance.tasks, first_stage=inheritance.stages)
     inheritance.give(run)

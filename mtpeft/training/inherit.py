@@ -39,7 +39,7 @@ class Inheritance:
         """
         find_adapter(folder)
         before = load_config(folder / "config.toml")
-        for name in ("methods", "backbone", "weights", "image_size"):
+        for name in ("methods", "backbone", "backbone_options", "weights", "image_size", "normalization"):
             if getattr(before, name) != getattr(config, name):
                 hint = "what is trained already needs the same methods, settings and backbone"
                 raise UsageError(f'{name} is not what the run "{folder}" has', hint=hint)

@@ -22,6 +22,7 @@ from mtpeft.training.log import Log
 from mtpeft.training.loop import Loop
 from mtpeft.training.progress import Progress, Quiet
 from mtpeft.training.run import Run, setup
+from mtpeft.training.sequence import split_classes
 from mtpeft.training.stage import Position, Stage
 
 _TENSORS = ("optimizer", "balancer", "methods", "random")
@@ -51,6 +52,7 @@ class Session:
             UsageError: if the folder exists, or the configuration is wrong.
         """
         refuse_existing(Path(config.output.dir))
+        config = split_classes(config)
         inheritance = Inheritance.of(source, config) if source else Inheritance()
         run = setup(inheritance.merge(config), inherited=inheritance.tasks, first_stage=inheritance.stages)
         inheritance.give(run)
@@ -74,6 +76,7 @@ class Session:
         """
         folder = Path(config.output.dir)
         state = checkpoint.current_state(folder / "state")
+        config = split_classes(config)
         refuse_changes(config, folder)
         inheritance = Inheritance.from_json(read_json(folder / "manifest.json")["from"])
         run = setup(config, inherited=inheritance.tasks, first_stage=inheritance.stages)
