@@ -55,7 +55,7 @@ class FCOSDetector(Head):
         classes: names of the objects.
         width: channels of the pyramid and the towers, a multiple of 32 (GroupNorm has 32 groups).
         strides: pixels per cell of each level; empty for the pyramid's own without the levels that no box can fall on.
-        convs: 3x3 convolutions in each of the two towers.
+        convs: 3x3 convolutions in each of the two towers; one leaves it to the backbone to adapt, which costs less.
         score_threshold: detections that score less are dropped.
         detections: most detections kept for an image.
 
@@ -70,7 +70,7 @@ class FCOSDetector(Head):
         *,
         width: int = 64,
         strides: Sequence[int] = (),
-        convs: int = 4,
+        convs: int = 1,
         score_threshold: float = 0.05,
         detections: int = 100,
     ) -> None:

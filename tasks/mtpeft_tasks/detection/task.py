@@ -30,7 +30,7 @@ class FCOSSettings:
 
     width: _Positive = 64
     strides: tuple[_Positive, ...] = ()
-    convs: _Positive = 4
+    convs: _Positive = 1
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
     detections: _Positive = 100
 
