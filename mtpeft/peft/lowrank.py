@@ -33,12 +33,16 @@ def add_low_rank(slot: WeightSlot, module: nn.Module, x: Tensor, y: Tensor) -> T
     for placed, index, task, segments in entries:
         with slot.using(placed, index, task) as part:
             a, b, scale = part.factors()
+            if b.shape[1] == 0:  # a rank of zero adds nothing, and convolutions refuse it
+                continue
             backs.append(_rows(b if scale == 1 else b * scale, placed, y.shape[channel]))
             if type(part).project is LowRankPart.project:
                 plain.append((a, segments))
                 hidden.append(None)
             else:
                 hidden.append(_projected(part, x, a, segments, times))
+    if not backs:
+        return y
     stacked = iter(_stacked(module, x, plain, size, times))
     parts = [next(stacked) if h is None else h for h in hidden]
     z = parts[0] if len(parts) == 1 else torch.cat(parts, channel)

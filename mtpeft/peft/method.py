@@ -31,6 +31,15 @@ def no_loss(task: str, images: Tensor, targets: list[dict[str, Any]]) -> Tensor:
     raise MtpeftError("this method needs the loss of its tasks, and its context has none", hint="give Context a loss")
 
 
+def no_score(task: str, samples: int) -> float | None:
+    """Stands in a context that was given no score.
+
+    Raises:
+        MtpeftError: always.
+    """
+    raise MtpeftError("this method needs the score of its tasks, and its context has none", hint="give Context a score")
+
+
 @dataclass
 class Context:
     """What a method's hooks see of the training around them.
@@ -43,6 +52,9 @@ class Context:
         step, steps: update within the stage, and their number.
         batches: yields ``(task, images, targets)`` training batches, for `Method.calibrate` and closed-form heads.
         loss: ``loss(task, images, targets) -> scalar``, the task's own loss on the host's current outputs.
+        score: ``score(task, samples) -> float``, the task's metric on at most so many validation samples with the host
+            as it is now, in evaluation mode; the higher, the better; None where it is undefined. Never the test split.
+        seed: the run's; what a method draws by itself comes from a generator keyed by it, the stage and the step.
     """
 
     host: Host
@@ -54,6 +66,8 @@ class Context:
     steps: int = 0
     batches: Callable[[], Iterable[tuple[str, Tensor, list[dict[str, Any]]]]] = field(default=lambda: iter(()))
     loss: Callable[[str, Tensor, list[dict[str, Any]]], Tensor] = no_loss
+    score: Callable[[str, int], float | None] = no_score
+    seed: int = 0
 
 
 class Declarations:
@@ -148,6 +162,14 @@ class Method(Declarations, ABC):
 
     def begin_task(self, context: Context) -> None:
         """A stage begins."""
+
+    def begin_update(self, context: Context) -> bool:
+        """An update begins; its batches come next.
+
+        Returns:
+            Whether other tensors train from now on: the optimizer is made anew, and what stays keeps its moments.
+        """
+        return False
 
     def penalty(self, context: Context) -> Tensor | None:
         """A scalar added to the loss of each batch."""

@@ -48,6 +48,14 @@ class Part(nn.Module):
         """
 
     @property
+    def added(self) -> int | None:
+        """How many tokens, or keys and values, it adds now, where parts of one method may differ in that.
+
+        A batch whose tasks add different numbers takes a pass for each task. None: all of the method add as many.
+        """
+        return None
+
+    @property
     def layout(self) -> TokenLayout:
         """How tokens lie in this pass: ``prefix`` count, ``height`` and ``width`` of the grid."""
         return self.__dict__["cell"].now.layout

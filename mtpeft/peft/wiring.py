@@ -122,7 +122,7 @@ class Wiring:
         fixed += [*self.biases.values(), *(h.slots["bias"] for h in self.hooks.values() if "bias" in h.slots)]
         counted = [h.slots["token"] for h in self.hooks.values() if "token" in h.slots]
         counted += [h.slots["keyvalue"] for h in self.hooks.values() if "keyvalue" in h.slots]
-        return all(whole(s) for s in fixed) and all(same(s, lambda placed: placed.method) for s in counted)
+        return all(whole(s) for s in fixed) and all(same(s, lambda p: (p.method, p.part.added)) for s in counted)
 
     def _slots(self, placed: Placed) -> list[Slot]:
         part, site = placed.part, placed.site

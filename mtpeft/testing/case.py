@@ -111,15 +111,17 @@ class Case:
         """Train as the loop does, the method's hooks included; returns the loss of each step."""
         context = Context(host, tuple(tasks), tuple(host.tasks), stages=1, steps=steps, loss=loss_of(host))
         context.batches = lambda: iter([batch(self, host, task) for task in tasks])
+        context.score = lambda task, samples: -evaluated(host, context.loss, batch(self, host, task))
         method = host.methods[self.name]
         method.calibrate(context)
         method.begin_task(context)
-        trained = list(host.trainable(tasks).values())
-        optimizer = torch.optim.AdamW(trained, rate, weight_decay=0.1) if trained else None
+        optimizer = optimizer_of(host, tasks, rate)
         host.train()
         losses = []
         for context.step in range(steps):
             host.zero_grad(set_to_none=True)
+            if method.begin_update(context):
+                optimizer = optimizer_of(host, tasks, rate)
             losses.append(float(self._step(host, context)))
             if optimizer is not None:
                 optimizer.step()
@@ -175,6 +177,23 @@ def loss_of(host: Host) -> Any:
         return F.cross_entropy(host.predict(images, task), labels)
 
     return loss
+
+
+def optimizer_of(host: Host, tasks: Sequence[str], rate: float) -> torch.optim.Optimizer | None:
+    """AdamW for what ``tasks`` train, or None where that is nothing."""
+    trained = list(host.trainable(tasks).values())
+    return torch.optim.AdamW(trained, rate, weight_decay=0.1) if trained else None
+
+
+@torch.no_grad()
+def evaluated(host: Host, loss: Any, batch: tuple[str, Tensor, list[dict[str, Any]]]) -> float:
+    """The loss of a batch in evaluation mode; the host is in its own mode afterwards."""
+    training = host.training
+    try:
+        host.eval()
+        return float(loss(*batch))
+    finally:
+        host.train(training)
 
 
 def part_parameters(host: Host) -> dict[str, nn.Parameter]:

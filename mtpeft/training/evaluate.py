@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtpeft.task import Score
-from mtpeft.training.data import Samples, Source, batches, to_device
+from mtpeft.training.data import Loaded, Samples, Source, batches, to_device
 from mtpeft.training.run import Run
 
 
@@ -22,17 +22,34 @@ def evaluate(
         batch_size: samples per pass; the task's own where not given. It changes nothing in the result.
         pause: called after each pass.
     """
+    return measure(run, name, load(run, name, split, batch_size=batch_size), pause)
+
+
+def load(
+    run: Run, name: str, split: str, *, batch_size: int | None = None, most: int | None = None
+) -> Iterator[Loaded]:
+    """Batches of a task's split, prepared for evaluation.
+
+    Args:
+        most: take at most this many samples, evenly spread over the split.
+    """
     task, dataset = run.tasks[name], run.dataset(name, split)
-    size = batch_size or task.batch_size
+    size, count = batch_size or task.batch_size, len(dataset)
     samples = Samples({name: Source(task, dataset)}, run.backbone.image, run.data_seed, train=False)
-    keys = [(name, index, 0) for index in range(len(dataset))]
-    cut = [keys[start : start + size] for start in range(0, len(keys), size)]
-    metric = task.metric(run.host.head_of(name).classes)
+    taken = count if most is None else min(most, count)
+    keys = [(name, index * count // taken, 0) for index in range(taken)]
+    cut = [keys[start : start + size] for start in range(0, taken, size)]
+    for batch in batches(samples, cut, workers=run.config.workers):
+        yield to_device(batch[name], run.device)
+
+
+def measure(run: Run, name: str, loaded: Iterable[Loaded], pause: Callable[[], None] = lambda: None) -> Score:
+    """A task's metric on batches of `load`, with the host in evaluation mode meanwhile."""
+    metric = run.tasks[name].metric(run.host.head_of(name).classes)
     training = run.host.training
     run.host.eval()
     try:
-        for batch in batches(samples, cut, workers=run.config.workers):
-            images, targets = to_device(batch[name], run.device)
+        for images, targets in loaded:
             metric.update(predict(run, name, images, targets), targets)
             pause()
     finally:

@@ -89,6 +89,8 @@ class Loop:
 
     def batch(self, event: Batch) -> None:
         """Forward and backward; each task's loss counts as its part of the whole update."""
+        if not self.stage.found:
+            self.stage.begin_update()
         loaded = self.stage.next_batch()
         self.stage.keep_apart()
         with self.run.autocast():

@@ -153,6 +153,10 @@ class Run:
         head = self.host.head_of(name)
         return torch.stack(list(self.tasks[name].loss(head, head(features), targets).values())).sum()
 
+    def signed(self, name: str, value: float) -> float:
+        """A task's score such that higher is better."""
+        return value if self.tasks[name].higher_is_better else -value
+
     def head_name(self, name: str) -> str:
         """The head that a task uses: its group's, or its own."""
         return self.tasks[name].group or name

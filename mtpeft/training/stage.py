@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mtpeft.peft.method import Context
 from mtpeft.schedule import Batch, Begin, Cursor, End
 from mtpeft.training.data import Loaded, Samples, Source, batches, draw, to_device
+from mtpeft.training.evaluate import load, measure
 from mtpeft.training.optimizer import build_optimizer
 
 if TYPE_CHECKING:
@@ -82,14 +83,26 @@ class Stage:
             steps=at.steps,
             batches=self.one_pass,
             loss=self.loss,
+            score=self.score,
+            seed=run.config.seed,
         )
         run.balancer.begin({name: run.tasks[name].loss_weight for name in at.tasks})
         self.found: dict[str, float] = {}
+        self.held: dict[tuple[str, int], list[Loaded]] = {}
         self.apart = ExitStack()
         self.gradients: TaskGradients | None = None
 
     def open(self) -> None:
         """Make the optimizer of what these tasks train, and the batches of the rest of the stage."""
+        self.make_optimizer()
+        cursors = {
+            name: Cursor(self.run.data_seed, name, len(source.dataset), self.at.drawn.get(name, 0))
+            for name, source in self.samples.sources.items()
+        }
+        self.batches = batches(self.samples, draw(self.quotas(), cursors), workers=self.run.config.workers)
+
+    def make_optimizer(self) -> None:
+        """For what these tasks train now."""
         run, settings = self.run, self.run.config.optimizer
         learned = {f"balancer:{i}": parameter for i, parameter in enumerate(run.balancer.parameters())}
         self.parameters = run.host.trainable(list(self.at.tasks)) | learned
@@ -97,11 +110,14 @@ class Stage:
         self.optimizer = build_optimizer(
             self.parameters, rates, betas=settings.betas, weight_decay=settings.weight_decay
         )
-        cursors = {
-            name: Cursor(run.data_seed, name, len(source.dataset), self.at.drawn.get(name, 0))
-            for name, source in self.samples.sources.items()
-        }
-        self.batches = batches(self.samples, draw(self.quotas(), cursors), workers=run.config.workers)
+
+    def begin_update(self) -> None:
+        """Let methods prepare the update; where one changed what trains, the optimizer follows."""
+        changed = [method.begin_update(self.context) for method in self.run.host.methods.values()]
+        if any(changed):
+            moments = self.optimizer.state
+            self.make_optimizer()
+            self.optimizer.state.update({p: moments[p] for p in self.parameters.values() if p in moments})
 
     def quotas(self) -> Iterator[dict[str, int]]:
         """The quotas of the rest of the stage, from the schedule's own events."""
@@ -157,3 +173,10 @@ class Stage:
         """A task's own loss on the host's current outputs."""
         with self.run.autocast():
             return self.run.loss(name, self.run.host(images, name), targets)
+
+    def score(self, name: str, samples: int) -> float | None:
+        """A task's metric on validation samples, which stay loaded for the stage; higher is better."""
+        if (name, samples) not in self.held:
+            self.held[name, samples] = list(load(self.run, name, "val", most=samples))
+        value = measure(self.run, name, self.held[name, samples]).value
+        return None if value is None else self.run.signed(name, value)

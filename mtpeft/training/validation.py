@@ -44,7 +44,7 @@ class Validation:
     def update(self, scores: Mapping[str, Score]) -> bool:
         """Take an evaluation of the stage's tasks; whether to stop, for want of improvement."""
         output = self.run.config.output
-        values = {name: self.signed(name, score.value) for name, score in scores.items() if score.value is not None}
+        values = {name: self.run.signed(name, score.value) for name, score in scores.items() if score.value is not None}
         for name, value in values.items():
             if value > self.best.tasks.get(name, float("-inf")):
                 self.keep(name)
@@ -63,9 +63,6 @@ class Validation:
         folder = self.folder(STAGE)
         if self.run.config.output.keep == "best" and self.best.mean is not None:
             self.run.host.load(folder)
-
-    def signed(self, name: str, value: float) -> float:
-        return value if self.run.tasks[name].higher_is_better else -value
 
     def keep(self, name: str) -> None:
         def fill(folder: Path) -> None:

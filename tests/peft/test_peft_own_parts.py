@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -128,3 +129,45 @@ def test_token_parts_get_back_what_the_block_made_of_their_tokens():
         y = plain.blocks[0](torch.cat([x[:, :1], carried, cut, x[:, 1:]], 1))
     torch.testing.assert_close(parts["carried", "b"].__dict__["back"], y[:, 1:3])
     torch.testing.assert_close(parts["cut", "shared"].__dict__["back"][-2:], y[:, 3:6])
+
+
+class Several(Counted):
+    @property
+    def added(self) -> int:
+        return self.tokens.shape[1]
+
+
+@dataclass
+class Uneven(Tokens):
+    """Task a has one token, task b three, c as many as b."""
+
+    def part(self, site: Site) -> TokenPart:
+        return Several(site.width, {"a": 1}.get(site.owner, 3), self.carry)
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_tasks_with_different_numbers_of_tokens_take_passes_of_their_own(carry):
+    torch.manual_seed(0)
+    host = Host(zoo()["vit"](), [("uneven", Uneven(scope="task", carry=carry))], ["a", "b", "c"]).eval()
+    images, names = torch.randn(4, 3, *host.image_size), ["b", "a", "c", "b"]
+    with torch.no_grad():
+        mixed = host(images, names).pooled
+        for row, name in enumerate(names):
+            torch.testing.assert_close(mixed[row : row + 1], host(images[row : row + 1], name).pooled)
+    assert host.wiring.agree(["b", "c"], apart=False) and not host.wiring.agree(["a", "b"], apart=False)
+
+
+@pytest.mark.parametrize(("family", "kept"), [("vit", 0), ("vit", 1), ("resnet", 0), ("resnet", 1)])
+def test_a_low_rank_part_may_have_no_rank_at_all(family, kept):
+    torch.manual_seed(0)
+    host = Host(zoo()[family](), [("lora", resolve("methods", "lora")())], ["a"]).eval()
+    images = torch.randn(2, 3, *host.image_size)
+    with torch.no_grad():
+        own = host.parts_of(host.methods["lora"], ["a"])
+        for placed in own[:kept]:
+            placed.part.B.normal_()
+        for placed in own[kept:]:
+            placed.part.A, placed.part.B = nn.Parameter(placed.part.A[:0]), nn.Parameter(placed.part.B[:, :0])
+        merged = zoo()[family]()
+        merged.load_state_dict(host.merged_state("a"))
+        torch.testing.assert_close(host(images, "a").pooled, Host(merged).eval()(images).pooled)

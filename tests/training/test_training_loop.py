@@ -10,8 +10,9 @@ from training_toy import config
 
 from mtpeft.backbone import state_sha256
 from mtpeft.errors import DataError, MtpeftError, UsageError
-from mtpeft.schedule import Begin, Evaluate
+from mtpeft.schedule import Batch, Begin, Evaluate
 from mtpeft.task import Score
+from mtpeft.training.evaluate import evaluate, load
 from mtpeft.training.loop import Loop
 from mtpeft.training.progress import Quiet
 from mtpeft.training.run import Run, setup
@@ -231,6 +232,10 @@ class Recorder(training_toy.Toy):
     def begin_task(self, context):
         self.moments.append(f"begin {context.step}/{context.steps}")
 
+    def begin_update(self, context):
+        self.moments.append(f"update {context.step}")
+        return False
+
     def penalty(self, context):
         self.moments.append(f"penalty {context.step}")
         return 0 * next(iter(context.host.trainable(context.tasks).values())).sum()
@@ -247,14 +252,61 @@ class Recorder(training_toy.Toy):
 
 
 def test_methods_are_called_at_their_moments(tmp_path):
-    run = setup(config(tmp_path / "run", "schedule.steps=2", tasks="a=colours"))
+    run = setup(config(tmp_path / "run", "schedule.steps=2", "schedule.accumulate=2", tasks="a=colours"))
     run.host.methods["toy"].__class__ = Recorder
     Loop(run, Quiet()).train()
     assert run.host.methods["toy"].moments == [
         "calibrate 0/1 a", "batch a 6 loss True", "begin 0/2",
-        "penalty 0", "after 0", "stepped 0 with gradients True",
-        "penalty 1", "after 1", "stepped 1 with gradients True", "end",
+        "update 0", "penalty 0", "penalty 0", "after 0", "stepped 0 with gradients True",
+        "update 1", "penalty 1", "penalty 1", "after 1", "stepped 1 with gradients True", "end",
     ]  # fmt: skip
+
+
+def test_a_method_scores_what_it_has_on_validation_samples(tmp_path):
+    run = setup(config(tmp_path / "run", "seed=4"))
+    loop = Loop(run, Quiet())
+    loop.do(next(run.events()))
+    context, opened = loop.stage.context, dict(run._data)
+    run._data = {key: data for key, data in opened.items() if key[1] != "test"}
+    run.tasks["a"].dataset = lambda split, seed: pytest.fail(f"it opened {split}")
+    run.host.train()
+    before = torch.get_rng_state()
+    assert context.score("a", 100) == evaluate(run, "a", "val").value
+    assert context.score("a", 4) in (0, 25, 50, 75, 100)
+    assert run.host.training and torch.equal(torch.get_rng_state(), before)
+    type(run.tasks["a"]).higher_is_better = False
+    try:
+        assert context.score("a", 100) == -evaluate(run, "a", "val").value
+    finally:
+        del type(run.tasks["a"]).higher_is_better
+    assert context.seed == 4
+
+
+def test_some_samples_are_spread_evenly_over_the_split(tmp_path, monkeypatch):
+    run, asked = setup(config(tmp_path / "run")), []
+    read = training_toy.Noise.__getitem__
+    monkeypatch.setattr(training_toy.Noise, "__getitem__", lambda data, index: asked.append(index) or read(data, index))
+    for most in (3, 9, 50):
+        list(load(run, "a", "val", most=most))
+    assert asked == [0, 3, 6, *range(9), *range(9)]
+
+
+def test_the_optimizer_follows_what_a_method_trains(tmp_path):
+    run = setup(config(tmp_path / "run", "schedule.steps=4", tasks="a=colours", method="shrinking@shared"))
+    loop, before = Loop(run, Quiet()), {}
+    for event in run.events():
+        if isinstance(event, Batch) and loop.at.step == 2:
+            moments = loop.stage.optimizer.state
+            before = {name: moments[p]["exp_avg"].clone() for name, p in loop.stage.parameters.items()}
+            loop.stage.begin_update()
+            for name, parameter in loop.stage.parameters.items():
+                kept = loop.stage.optimizer.state.get(parameter)
+                assert (kept is None) == name.endswith(("/A", "/B"))
+                assert kept is None or torch.equal(kept["exp_avg"], before[name])
+        loop.do(event)
+    assert before and {p.shape[0] for n, p in loop.stage.parameters.items() if n.endswith("/A")} == {1}
+    held = {id(p) for group in loop.stage.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in run.host.trainable(["a"]).values()}
 
 
 def test_observers_are_told(tmp_path):

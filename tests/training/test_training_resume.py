@@ -94,6 +94,18 @@ def test_ctrl_c_finishes_the_update_and_saves(tmp_path, uninterrupted, after):
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.parametrize("after", [1, 3])
+def test_what_trains_may_change_within_a_stage(tmp_path, after):
+    for name in ("whole", "cut"):
+        folder = tmp_path / name
+        if name == "cut":
+            interrupted(folder, after, method="shrinking@task")
+        make = Session.resume if folder.exists() else Session.start
+        make(config(folder, method="shrinking@task")).train()
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    assert {tensor.shape[0] for name, tensor in saved(tmp_path / "cut").items() if name.endswith("/A")} == {1}
+
+
 def test_ctrl_c_in_an_evaluation_stops_there(tmp_path, uninterrupted, monkeypatch):
     from mtpeft.training import evaluate as module
 

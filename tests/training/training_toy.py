@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtpeft import plugins
-from mtpeft.api import Dataset, Head, LowRankPart, Method, Metric, Sample, Score, Task, hookimpl, zeros
+from mtpeft.api import Context, Dataset, Head, LowRankPart, Method, Metric, Sample, Score, Task, hookimpl, zeros
 from mtpeft.config import Config, Overrides, load
 
 
@@ -153,6 +153,31 @@ class Toy(Method):
         return Dropped(site.shape[1], site.out_features)
 
 
+class Halved(Dropped):
+    """Can be cut to rank 1."""
+
+    def cut(self) -> None:
+        self.A, self.B = nn.Parameter(self.A.detach()[:1].clone()), nn.Parameter(self.B.detach()[:, :1].clone())
+
+    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        if shapes["A"][0] < len(self.A):
+            self.cut()
+
+
+@dataclass
+class Shrinking(Toy):
+    """From the third update on, only half of it is left."""
+
+    def part(self, site: Any) -> Dropped:
+        return Halved(site.shape[1], site.out_features)
+
+    def begin_update(self, context: Context) -> bool:
+        parts = [placed.part for placed in context.host.parts_of(self, context.tasks) if len(placed.part.A) > 1]
+        for part in parts if context.step == 2 else ():
+            part.cut()
+        return context.step == 2 and bool(parts)
+
+
 def tiny(image_size: tuple[int, int] | None = None, pretrained: bool = True) -> nn.Module:
     """Always the same small random ViT."""
     with torch.random.fork_rng(devices=[]):
@@ -169,7 +194,7 @@ class Plugin:
 
     @hookimpl
     def register_methods(self) -> dict[str, str]:
-        return {"toy": "training_toy:Toy"}
+        return {"toy": "training_toy:Toy", "shrinking": "training_toy:Shrinking"}
 
     @hookimpl
     def register_backbones(self) -> dict[str, str]:
