@@ -95,10 +95,11 @@ def plain(data: Data, name: str, train: bool) -> Case:
     return Case("reference", name, loss, trained, nn.ModuleList([model, head]), list(model.blocks))
 
 
-def hosted(data: Data, name: str, method: Method, group: str = "method", kind: str = "cls") -> Case:
-    """A method through the host, with the head of a task type."""
-    host = mtpeft.adapt(backbone(data.size), [("method", method)], {"one": mtpeft.head(kind, CLASSES)}).train()
-    task, images, targets = resolve("tasks", kind)(), data.images(), data.targets(kind)
+def hosted(data: Data, name: str, method: Method, group: str = "method", kind: str = "cls", **settings: Any) -> Case:
+    """A method through the host, with the head of a task type and its settings."""
+    head = mtpeft.head(kind, CLASSES, **settings)
+    host = mtpeft.adapt(backbone(data.size), [("method", method)], {"one": head}).train()
+    task, images, targets = resolve("tasks", kind)(**settings), data.images(), data.targets(kind)
 
     def loss() -> Tensor:
         head = host.head_of("one")

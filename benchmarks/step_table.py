@@ -22,7 +22,7 @@ def report(found: dict) -> str:
     parts.append(
         "## HydraLoRA on one linear layer\n\n192 to 768, 24 x 65 tokens, 4 heads of rank 4; frozen layer = 1.\n"
     )
-    parts.append(_table(["way", "time"], [[name, f"{time:.2f}"] for name, time in found["hydra_layer"].items()]))
+    parts.append(table(["way", "time"], [[name, f"{time:.2f}"] for name, time in found["hydra_layer"].items()]))
     return "\n".join(parts)
 
 
@@ -44,11 +44,11 @@ def _size(size: dict) -> list[str]:
     return [
         f"## {size['size']} px, batches of {size['batch']}\n",
         f"Plain full fine-tuning: {1000 * full['seconds']:.0f} ms a step.\n",
-        _table(["step", "time", "probe = 1", "kept", "of full", "blocks", "trained"], rows),
+        table(["step", "time", "probe = 1", "kept", "of full", "blocks", "trained"], rows),
         "Heads, with LoRA on q and v; the classification step is 1:\n",
-        _table(["step", "time", "limit", "kept", "trained"], [_head(c, heads[0]) for c in heads]),
+        table(["step", "time", "limit", "kept", "trained"], [_head(c, heads[0]) for c in heads]),
         "Three tasks, 4 images of each, in one mixed batch or one pass for each task; three passes are 1:\n",
-        _table(["method", "mixed batch"], [_mixed(*pair) for pair in zip(mixed[::2], mixed[1::2], strict=True)]),
+        table(["method", "mixed batch"], [_mixed(*pair) for pair in zip(mixed[::2], mixed[1::2], strict=True)]),
     ]
 
 
@@ -67,6 +67,6 @@ def _mixed(together: dict, apart: dict) -> list[str]:
     return [together["name"].removesuffix(", mixed batch"), f"{together['seconds'] / apart['seconds']:.2f}"]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"

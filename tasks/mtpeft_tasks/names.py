@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 from torch import Tensor
 
 from mtpeft.api import DataError, Head, UsageError, did_you_mean
 
 UNKNOWN = -1
+
+# What a head's settings may be.
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 def positions(names: Sequence[str], classes: Sequence[str]) -> Tensor:
@@ -36,19 +43,33 @@ def known_positions(names: Sequence[str], classes: Sequence[str]) -> Tensor:
 def make_head(kinds: Mapping[str, Callable[..., Head]], config: Mapping[str, Any], *fixed: Any) -> Head:
     """The head that ``head = {name = ..., ...}`` asks for; the first of ``kinds`` is the default.
 
+    A head's settings are its keyword-only parameters, strictly typed by their annotations.
+
     Raises:
-        UsageError: for an unknown head or setting.
+        UsageError: for an unknown head or setting, or a value of a wrong type or range.
     """
     settings = dict(config)
     name = settings.pop("name", next(iter(kinds)))
-    if name not in kinds:
+    if str(name) not in kinds:
         raise UsageError(f'unknown head "{name}"', hint=did_you_mean(str(name), kinds))
-    parameters = inspect.signature(kinds[name]).parameters.values()
-    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    parameters = inspect.signature(kinds[name], eval_str=True).parameters.values()
+    known = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     for key in settings:
         if key not in known:
             raise UsageError(f'head "{name}" has no setting "{key}"', hint=did_you_mean(key, known))
-    return kinds[name](*fixed, **settings)
+    return kinds[name](*fixed, **{key: _checked(name, known[key], value) for key, value in settings.items()})
+
+
+def _checked(head: str, setting: inspect.Parameter, value: Any) -> Any:
+    try:
+        # JSON mode is what lets strict typing take TOML's arrays for tuples.
+        return TypeAdapter(setting.annotation).validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Input ")
+        raise UsageError(
+            f'head "{head}" cannot have {setting.name} = {value!r}',
+            hint=f"it {message}; the default is {setting.default!r}",
+        ) from None
 
 
 def grown(old: Tensor, count: int, std: float = 0.0) -> Tensor:

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import pytest
 import torch
+from detection_toys import CLASSES, HIERARCHICAL, PLAIN, Prepared, features, target
 from torch import nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from mtpeft.api import DataError, Features, FeaturesInfo, UsageError
-from mtpeft_tasks.detection.fcos import CellAnchors, FCOSDetector, useful_strides
-
-CLASSES = ("cat", "dog", "owl")
-PLAIN = FeaturesInfo(16, (16,), (8,), 1, (64, 64))
-HIERARCHICAL = FeaturesInfo(24, (8, 16, 24), (8, 16, 32), 0, (160, 160))
-
-
-def features(info: FeaturesInfo, batch: int = 3, seed: int = 0) -> Features:
-    generator = torch.Generator().manual_seed(seed)
-    sizes = [[-(-side // stride) for side in info.image_size] for stride in info.strides]
-    maps = [torch.randn(batch, c, *size, generator=generator) for c, size in zip(info.channels, sizes, strict=True)]
-    return Features(torch.randn(batch, info.pooled, generator=generator), tuple(maps))
-
-
-def target(boxes, labels, classes=CLASSES):
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.long), "classes": classes}
-
+from mtpeft_tasks.detection.anchors import CellAnchors
+from mtpeft_tasks.detection.fcos import FCOSDetector, useful_strides
 
 TARGETS = [
     target([[2, 3, 30, 40], [33, 20, 60, 44]], [0, 2]),
@@ -43,20 +26,9 @@ def detector(info: FeaturesInfo = PLAIN, classes=CLASSES, **settings) -> FCOSDet
     return FCOSDetector(info, classes, **({"width": 32, "convs": 1} | settings))
 
 
-class Prepared(nn.Module):
-    """A backbone for torchvision's model: it gives the maps it was told to."""
-
-    def __init__(self, maps: list[torch.Tensor], out_channels: int) -> None:
-        super().__init__()
-        self.maps, self.out_channels = maps, out_channels
-
-    def forward(self, images):
-        return OrderedDict((str(index), level) for index, level in enumerate(self.maps))
-
-
 def torchvision_model(head: FCOSDetector, maps: list[torch.Tensor]) -> FCOS:
     model = FCOS(
-        Prepared(maps, 32),
+        Prepared(maps),
         len(head.classes),
         anchor_generator=CellAnchors(head.pyramid.strides),
         image_mean=[0.0] * 3,
@@ -116,9 +88,9 @@ def test_outputs_do_not_depend_on_mode_or_on_the_rest_of_the_batch():
     head, batch = detector(), features(PLAIN)
     points, still = head.train()(batch), head.eval()(batch)
     alone = head(batch[1:2])
-    for name, value in points.named().items():
-        assert torch.equal(value, still.named()[name])
-        torch.testing.assert_close(value[1:2], alone.named()[name])
+    for name, value in points.named.items():
+        assert torch.equal(value, still.named[name])
+        torch.testing.assert_close(value[1:2], alone.named[name])
 
 
 def test_no_object_gives_finite_losses_and_samples_without_boxes_none():
@@ -149,12 +121,12 @@ def test_extending_leaves_every_known_row_bit_identical():
     head.extend(["owl", "eel", "eel", "fox"])
     assert head.classes == ("cat", "dog", "owl", "eel", "fox")
     after = head(batch)
-    assert after.logits.shape[-1] == 5
+    assert after.named["cls_logits"].shape[-1] == 5
     for name, value in head.state_dict().items():
         assert torch.equal(value[: len(state[name])], state[name])
-    torch.testing.assert_close(after.logits[..., :3], before.logits)
-    assert torch.equal(after.distances, before.distances)
-    assert after.logits[..., 3:].detach().sigmoid().mean() == pytest.approx(0.01, abs=0.003)
+    torch.testing.assert_close(after.named["cls_logits"][..., :3], before.named["cls_logits"])
+    assert torch.equal(after.named["bbox_regression"], before.named["bbox_regression"])
+    assert after.named["cls_logits"][..., 3:].detach().sigmoid().mean() == pytest.approx(0.01, abs=0.003)
     sum(head.loss(after, [target([[2, 3, 30, 40]], [0], ("fox",))] * 3).values()).backward()
     assert head.detector.head.classification_head.cls_logits.weight.grad[4].abs().max() > 0
 
@@ -207,4 +179,4 @@ def test_bfloat16_features_give_float_outputs():
         head = detector()
         points = head(features(PLAIN))
         losses = head.loss(points, TARGETS)
-    assert {value.dtype for value in [*points.named().values(), *losses.values()]} == {torch.float32}
+    assert {value.dtype for value in [*points.named.values(), *losses.values()]} == {torch.float32}

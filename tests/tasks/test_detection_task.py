@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from mtpeft.api import DataError, Features, FeaturesInfo, ImageConfig, Sample, UsageError
-from mtpeft_tasks.detection.fcos import Points
+from mtpeft_tasks.detection.detector import Outputs
 from mtpeft_tasks.detection.task import Detection
 
 CLASSES = ("cat", "dog")
@@ -24,7 +24,7 @@ def sample(boxes, size=(100, 200), **more) -> Sample:
     return Sample(Image.new("RGB", size[::-1]), {**target, **more}, "photo.jpg")
 
 
-def certain(box: list[float], stride: int = 8, side: int = 64) -> Points:
+def certain(box: list[float], stride: int = 8, side: int = 64) -> Outputs:
     """Outputs whose one sure point, in the middle of a map, says ``dog`` in ``box`` (input pixels)."""
     cells = side // stride
     index = (cells // 2) * cells + cells // 2
@@ -35,7 +35,9 @@ def certain(box: list[float], stride: int = 8, side: int = 64) -> Points:
     distances[0, index] = torch.cat([centre - torch.tensor(box[:2]), torch.tensor(box[2:]) - centre]) / stride
     logits = torch.full((1, cells**2, 2), -20.0)
     logits[0, index, 1] = 20.0
-    return Points(logits, distances, torch.full((1, cells**2, 1), 20.0), anchors, [cells**2], (side, side))
+    centerness = torch.full((1, cells**2, 1), 20.0)
+    named = {"cls_logits": logits, "bbox_regression": distances, "bbox_ctrness": centerness}
+    return Outputs(named, anchors, [cells**2], (side, side))
 
 
 @pytest.mark.parametrize(
@@ -84,15 +86,19 @@ def test_predictions_carry_class_names_and_are_drawn_where_they_score():
 @pytest.mark.parametrize(
     ("config", "message", "hint"),
     [
-        ({"name": "fcoss"}, 'Unknown detection head "fcoss".', 'did you mean "fcos"?'),
-        ({"widht": 64}, 'The detection head "fcos" has no setting "widht".', 'did you mean "width"?'),
-        ({"width": "wide"}, "The detection head's width is 'wide'.", "integer"),
+        ({"name": "fcoss"}, 'unknown head "fcoss"', 'did you mean "fcos"?'),
+        ({"widht": 64}, 'head "fcos" has no setting "widht"', 'did you mean "width"?'),
+        (
+            {"width": "wide"},
+            "head \"fcos\" cannot have width = 'wide'",
+            "it should be a valid integer; the default is 64",
+        ),
         ({"width": 48}, "The head's width is 48, which is no multiple of 32.", "64"),
-        ({"convs": 0}, "The detection head's convs is 0.", "greater than 0"),
-        ({"strides": [8, "x"]}, "The detection head's strides.1 is 'x'.", "integer"),
+        ({"convs": 0}, 'head "fcos" cannot have convs = 0', "greater than 0"),
+        ({"strides": [8, "x"]}, "head \"fcos\" cannot have strides = [8, 'x']", "integer"),
         ({"strides": [12]}, "A feature map of stride 12 cannot be made from a backbone of stride 8.", "doubling"),
-        ({"score_threshold": 1.0}, "The detection head's score_threshold is 1.0.", "less than 1"),
-        ({"detections": -1}, "The detection head's detections is -1.", "greater than 0"),
+        ({"score_threshold": 1.0}, 'head "fcos" cannot have score_threshold = 1.0', "less than 1"),
+        ({"detections": -1}, 'head "fcos" cannot have detections = -1', "greater than 0"),
     ],
 )
 def test_head_settings_that_cannot_be_are_refused_with_a_hint(config, message, hint):

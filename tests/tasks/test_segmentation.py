@@ -195,8 +195,9 @@ def test_describe_and_draw():
 
 
 def test_unknown_head():
-    with pytest.raises(UsageError, match='head "upernet"'):
-        Segmentation(head_config={"name": "upernet"}).head(VIT, NAMES)
+    with pytest.raises(UsageError, match='head "upernett"') as caught:
+        Segmentation(head_config={"name": "upernett"}).head(VIT, NAMES)
+    assert 'did you mean "upernet"?' in caught.value.hint
 
 
 def test_the_embedded_data_end_to_end():

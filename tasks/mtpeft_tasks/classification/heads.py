@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtpeft.api import Features, FeaturesInfo, Head
-from mtpeft_tasks.names import grown, unseen
+from mtpeft_tasks.names import Fraction, grown, unseen
 
 _STD = 0.01  # small, not zero: a zero head would hold back every gradient of the parts for a step
 
@@ -23,7 +25,7 @@ class Linear(Head):
         dropout: on the pooled features, in training.
     """
 
-    def __init__(self, info: FeaturesInfo, classes: Sequence[str], *, dropout: float = 0.0) -> None:
+    def __init__(self, info: FeaturesInfo, classes: Sequence[str], *, dropout: Fraction = 0.0) -> None:
         super().__init__()
         self.classes = tuple(classes)
         self.dropout = nn.Dropout(dropout)
@@ -51,7 +53,12 @@ class Cosine(Head):
     """
 
     def __init__(
-        self, info: FeaturesInfo, classes: Sequence[str], *, scale: float = 16.0, learn_scale: bool = True
+        self,
+        info: FeaturesInfo,
+        classes: Sequence[str],
+        *,
+        scale: Annotated[float, Field(gt=0)] = 16.0,
+        learn_scale: bool = True,
     ) -> None:
         super().__init__()
         self.classes = tuple(classes)

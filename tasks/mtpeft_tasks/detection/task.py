@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic_core import to_json
 from torch import Tensor
 
-from mtpeft.api import DataError, FeaturesInfo, ImageConfig, Sample, UsageError, did_you_mean
+from mtpeft.api import DataError, FeaturesInfo, Head, ImageConfig, Sample
 from mtpeft_tasks import drawing
 from mtpeft_tasks.detection.average_precision import AveragePrecision
-from mtpeft_tasks.detection.fcos import FCOSDetector, Points
+from mtpeft_tasks.detection.detector import Detector, Outputs
+from mtpeft_tasks.detection.heads import HEADS
 from mtpeft_tasks.digits import Kind
 from mtpeft_tasks.images import ImageTask
+from mtpeft_tasks.names import make_head
 from mtpeft_tasks.transforms import boxes_to_size
 
 _SHOWN = 0.3
-_Positive = Annotated[int, Field(gt=0)]
-
-
-@dataclass(frozen=True)
-class FCOSSettings:
-    """What ``head = {name = "fcos", ...}`` may say; see `FCOSDetector`."""
-
-    width: _Positive = 64
-    strides: tuple[_Positive, ...] = ()
-    convs: _Positive = 1
-    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    detections: _Positive = 100
 
 
 @dataclass
@@ -47,21 +35,21 @@ class Detection(ImageTask):
     digits: ClassVar[Kind] = "det"
     gives: ClassVar[str] = "boxes"
 
-    def head(self, info: FeaturesInfo, classes: Sequence[str]) -> FCOSDetector:
-        return FCOSDetector(info, classes, **asdict(head_settings(self.head_config)))
+    def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
+        return make_head(HEADS, self.head_config, info, classes)
 
     def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
         return Checked(super().transform(image, train=train))
 
-    def loss(self, head: FCOSDetector, outputs: Points, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """``classification`` (focal), ``regression`` (GIoU) and ``centerness``, each a mean over the batch's images.
+    def loss(self, head: Detector, outputs: Outputs, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The head's losses (FCOS: focal ``classification``, GIoU ``regression``, ``centerness``), means over images.
 
-        Each image's loss is divided by its own number of positive points (at least 1), so that the mean over a batch is
-        the mean over its parts: accumulating gradients or mixing tasks changes nothing.
+        Each image's loss is what it would be alone, divided by its own number of positives, so that the mean over a
+        batch is the mean over its parts: accumulating gradients or mixing tasks changes nothing.
         """
         return head.loss(outputs, targets)
 
-    def decode(self, head: FCOSDetector, outputs: Points, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode(self, head: Detector, outputs: Outputs, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """``{"boxes" (N, 4), "scores" (N,), "labels" (N,)}`` for each sample, best score first."""
         found = [{name: value.detach().cpu() for name, value in image.items()} for image in head.detect(outputs)]
         for image, target in zip(found, targets, strict=True):
@@ -99,24 +87,3 @@ class Checked:
                 hint="remove the box, or swap its corners so that x1 < x2 and y1 < y2",
             )
         return self.transform(sample)
-
-
-def head_settings(config: dict[str, Any]) -> FCOSSettings:
-    """The settings of a detection head, checked.
-
-    Raises:
-        UsageError: for an unknown head, an unknown key, or a value that cannot be.
-    """
-    config = dict(config)
-    if (name := config.pop("name", "fcos")) != "fcos":
-        raise UsageError(f'Unknown detection head "{name}".', hint=did_you_mean(str(name), ["fcos"]))
-    known = [field.name for field in fields(FCOSSettings)]
-    for key in config.keys() - known:
-        raise UsageError(f'The detection head "fcos" has no setting "{key}".', hint=did_you_mean(key, known))
-    try:
-        # JSON mode is what lets strict typing take TOML's arrays for tuples.
-        return TypeAdapter(FCOSSettings).validate_json(to_json(config, inf_nan_mode="constants"), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"The detection head's {where} is {first['input']!r}.", hint=first["msg"].lower()) from None

@@ -1,20 +1,21 @@
-"""The linear segmentation head: every cell of the maps predicts its own patch of pixels."""
+"""The linear segmentation head, where every cell of the maps predicts its own patch of pixels; all heads by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtpeft.api import Features, FeaturesInfo, Head
-from mtpeft_tasks.names import grown, unseen
+from mtpeft.api import Features, FeaturesInfo
+from mtpeft_tasks.names import Fraction, Natural, Positive
+from mtpeft_tasks.segmentation.mask_transformer import MaskTransformer
+from mtpeft_tasks.segmentation.pixels import PixelHead, deepest, upscale_for
+from mtpeft_tasks.segmentation.setr_pup import SETRPUP
+from mtpeft_tasks.segmentation.upernet import UPerNet
 
-_STD = 0.01
 
-
-class Linear(Head):
+class Linear(PixelHead):
     """``logits (B, K, H, W)`` at the size of the input.
 
     One linear layer on the maps (their channels normalised at each cell); a cell gives ``upscale x upscale``
@@ -31,29 +32,28 @@ class Linear(Head):
     """
 
     def __init__(
-        self, info: FeaturesInfo, classes: Sequence[str], *, upscale: int = 0, width: int = 128, dropout: float = 0.0
+        self,
+        info: FeaturesInfo,
+        classes: Sequence[str],
+        *,
+        upscale: Natural = 0,
+        width: Positive = 128,
+        dropout: Fraction = 0.0,
     ) -> None:
-        super().__init__()
-        self.classes = tuple(classes)
-        self.size = tuple(info.image_size)
-        self.maps = _used(info.strides)
+        super().__init__(info, classes)
+        self.maps = deepest(info.strides)
         channels = [info.channels[index] for index in self.maps]
-        self.upscale = upscale or _upscale(info.strides[self.maps[0]], 2 if max(self.size) <= 128 else 4)
+        self.upscale = upscale or upscale_for(info.strides[self.maps[0]], info.image_size)
         self.norms = nn.ModuleList(nn.LayerNorm(count) for count in channels)
         single = len(channels) == 1
         self.projections = nn.ModuleList(nn.Identity() if single else nn.Linear(count, width) for count in channels)
         self.dropout = nn.Dropout(dropout)
-        rows, inputs = len(self.classes), channels[0] if single else width
-        self.weight = nn.Parameter(torch.randn(rows, self.upscale**2, inputs) * _STD)
-        self.bias = nn.Parameter(torch.zeros(rows, self.upscale**2))
+        self.add_rows(self.upscale**2, channels[0] if single else width)
 
     def forward(self, features: Features) -> Tensor:
         cells = self.dropout(self._cells(features))  # (B, h, w, C)
         logits = F.linear(cells, self.weight.flatten(0, 1), self.bias.flatten())  # (B, h, w, K s s)
-        logits = F.pixel_shuffle(logits.permute(0, 3, 1, 2), self.upscale)  # (B, K, h s, w s)
-        if logits.shape[-2:] == self.size:
-            return logits
-        return F.interpolate(logits, self.size, mode="bilinear", align_corners=False)
+        return self.full_size(F.pixel_shuffle(logits.permute(0, 3, 1, 2), self.upscale))  # from (B, K, h s, w s)
 
     def _cells(self, features: Features) -> Tensor:
         grid = features.maps[self.maps[0]].shape[-2:]
@@ -66,24 +66,11 @@ class Linear(Head):
             found.append(cells)
         return sum(found[1:], found[0])
 
-    def extend(self, classes: Sequence[str]) -> None:
-        new = unseen(classes, self.classes)
-        self.classes += new
-        self.weight = nn.Parameter(grown(self.weight, len(new), _STD))
-        self.bias = nn.Parameter(grown(self.bias, len(new)))
 
-
-def _used(strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Which maps are read: of one-stride backbones the last (deepest), else one for each stride, finest first."""
-    last = {stride: index for index, stride in enumerate(strides)}
-    return tuple(last[stride] for stride in sorted(last))
-
-
-def _upscale(stride: int, aim: int) -> int:
-    upscale = 1
-    while stride / upscale > aim:
-        upscale *= 2
-    return upscale
-
-
-HEADS = {"linear": Linear}
+HEADS: dict[str, type[PixelHead]] = {
+    "linear": Linear,
+    "upernet": UPerNet,
+    "setr-pup": SETRPUP,
+    "mask-transformer": MaskTransformer,
+}
+"""The first is the default."""
