@@ -24,4 +24,6 @@ def register_readers() -> dict[str, str]:
         "folder": "mtpeft_tasks.readers.folder:Folder",
         "voc": "mtpeft_tasks.readers.voc:Voc",
         "masks": "mtpeft_tasks.readers.masks:Masks",
+        "nyud": "mtpeft_tasks.readers.nyud:Nyud",
+        "pascal-context": "mtpeft_tasks.readers.pascal_context:PascalContext",
     }

@@ -26,6 +26,7 @@ from PIL import Image
 
 from mtpeft.api import Dataset, Sample, UsageError, did_you_mean
 from mtpeft_tasks import relief
+from mtpeft_tasks.maps import NAMES as MAP_NAMES
 
 Kind = Literal["cls", "det", "seg", "depth", "normals", "saliency", "edges"]
 
@@ -35,7 +36,7 @@ SPLITS = ("train", "val", "test")
 SOURCES = {"train": 1197, "val": 200, "test": 400}
 SCENES = {
     "cls": {"train": 640, "val": 400, "test": 800},
-    **{kind: {"train": 640, "val": 200, "test": 400} for kind in ("det", "seg", *relief.NAMES)},
+    **{kind: {"train": 640, "val": 200, "test": 400} for kind in ("det", "seg", *MAP_NAMES)},
 }
 _VERSION = 1  # raise when the scenes of a seed change: it is part of their hash
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
@@ -109,7 +110,7 @@ class Digits(Dataset):
         shown = [name for name in classes if name in NAMES] or NAMES
         self.digits = tuple(sorted(int(name) for name in shown))
         names = tuple(NAMES[digit] for digit in self.digits)
-        self.classes = relief.NAMES.get(kind) or (("background", *names) if kind == "seg" else names)
+        self.classes = MAP_NAMES.get(kind) or (("background", *names) if kind == "seg" else names)
 
     def __len__(self) -> int:
         return SCENES[self.kind][self.split]
@@ -129,7 +130,7 @@ class Digits(Dataset):
         labels = np.searchsorted(self.digits, scene.labels)
         if self.kind == "cls":
             return {"label": int(labels[0])}
-        if self.kind in relief.NAMES:
+        if self.kind in MAP_NAMES:
             return {self.kind: relief.target(self.kind, scene.mask > 0)}
         if self.kind == "seg":
             table = np.zeros(11, np.uint8)

@@ -73,3 +73,6 @@ class Edges(Map):
 
 MAPS: dict[str, type[Map]] = {"mask": Map, "saliency": Map, "edges": Edges, "depth": Depth, "normals": Normals}
 """The targets that are maps, by their names in ``Sample.target``."""
+
+NAMES = {"depth": ("depth",), "normals": ("x", "y", "z"), "saliency": ("salient",), "edges": ("edge",)}
+"""What the planes of those maps stand for that hold no classes."""

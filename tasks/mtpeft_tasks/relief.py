@@ -16,9 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NAMES = {"depth": ("depth",), "normals": ("x", "y", "z"), "saliency": ("salient",), "edges": ("edge",)}
-"""The maps there are, and what their planes stand for."""
-
 OVER, UNIT, FOOT = 2, 4, -8
 
 

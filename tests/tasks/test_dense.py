@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from PIL import Image
 
 from mtpeft.api import DataError, Features, FeaturesInfo, ImageConfig, UsageError
+from mtpeft.cli import main
+from mtpeft_tasks import digits
 from mtpeft_tasks.dense import DenseTask, at_image_size, at_output_size, mean_where
 from mtpeft_tasks.depth.task import DepthEstimation
 from mtpeft_tasks.edges.task import EdgeDetection
+from mtpeft_tasks.maps import NAMES
 from mtpeft_tasks.normals.task import SurfaceNormals
 from mtpeft_tasks.saliency.task import Saliency
 from mtpeft_tasks.segmentation.heads import Linear
@@ -147,6 +152,17 @@ def test_one_embedded_scene_is_learned(task):
         loss.backward()
         optimizer.step()
     assert loss < 0.8 * first and score() > before
+
+
+def test_they_train_together_without_data(tmp_path, monkeypatch, capsys):
+    for kind in NAMES:
+        monkeypatch.setitem(digits.SCENES, kind, {"train": 32, "val": 8, "test": 8})
+    flags = ["--method", "lora", "--steps", "2", "--out", str(tmp_path / "run"), "--quiet", "--json"]
+    assert main(["train", "--tasks", ",".join(NAMES), *flags]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert {row["task"]: row["count"] for row in results["matrix"]} == dict.fromkeys(NAMES, 8)
+    assert all(row["value"] is not None for row in results["matrix"])
+    assert results["summary"]["average"] is None  # no mean over units that cannot be added
 
 
 def test_unknown_head():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mtpeft_tasks import relief
 from mtpeft_tasks.digits import Digits
+from mtpeft_tasks.maps import NAMES
 
 
 def stripe() -> np.ndarray:
@@ -63,7 +64,7 @@ def test_an_outline_is_the_rim_of_a_region_and_not_of_the_picture():
 def test_the_maps_are_of_the_scenes_that_segmentation_shows():
     for index in range(10):
         ink = Digits("seg", "val")[index].target["mask"] > 0
-        found = {kind: Digits(kind, "val")[index].target[kind] for kind in relief.NAMES}
+        found = {kind: Digits(kind, "val")[index].target[kind] for kind in NAMES}
         assert torch.equal(found["saliency"] == 1, ink) and torch.equal(found["depth"] < 2, ink)
         assert (found["edges"] <= found["saliency"]).all() and found["edges"].any()
         assert found["normals"].shape == (3, 64, 64)

@@ -14,6 +14,7 @@ from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import DenseTask, mean_where
 from mtpeft_tasks.depth.metric import DepthError
 from mtpeft_tasks.digits import Kind
+from mtpeft_tasks.maps import NAMES
 
 
 @dataclass
@@ -25,7 +26,7 @@ class DepthEstimation(DenseTask):
     higher_is_better: ClassVar[bool] = False
     digits: ClassVar[Kind] = "depth"
     gives: ClassVar[str] = "depth"
-    names: ClassVar[tuple[str, ...]] = ("depth",)
+    names: ClassVar[tuple[str, ...]] = NAMES["depth"]
 
     def compare(self, outputs: Tensor, wanted: Tensor, labelled: Tensor) -> dict[str, Tensor]:
         """The absolute error."""

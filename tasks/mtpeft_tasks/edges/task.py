@@ -15,6 +15,7 @@ from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import DenseTask, mean_where
 from mtpeft_tasks.digits import Kind
 from mtpeft_tasks.edges.metric import DilatedF
+from mtpeft_tasks.maps import NAMES
 
 
 @dataclass
@@ -31,7 +32,7 @@ class EdgeDetection(DenseTask):
     unit: ClassVar[str] = "% dilated"
     digits: ClassVar[Kind] = "edges"
     gives: ClassVar[str] = "edges"
-    names: ClassVar[tuple[str, ...]] = ("edge",)
+    names: ClassVar[tuple[str, ...]] = NAMES["edges"]
 
     positive_weight: float = 0.95
     tolerance: float = 0.0075

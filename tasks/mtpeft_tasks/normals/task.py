@@ -14,6 +14,7 @@ from mtpeft.api import Metric
 from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import DenseTask, mean_where
 from mtpeft_tasks.digits import Kind
+from mtpeft_tasks.maps import NAMES
 from mtpeft_tasks.normals.metric import AngularError
 
 
@@ -31,7 +32,7 @@ class SurfaceNormals(DenseTask):
     higher_is_better: ClassVar[bool] = False
     digits: ClassVar[Kind] = "normals"
     gives: ClassVar[str] = "normals"
-    names: ClassVar[tuple[str, ...]] = ("x", "y", "z")
+    names: ClassVar[tuple[str, ...]] = NAMES["normals"]
 
     distance: Literal["l1", "cosine"] = "l1"
     loss_weight: float = 10.0

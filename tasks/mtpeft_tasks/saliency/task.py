@@ -14,6 +14,7 @@ from mtpeft.api import Metric
 from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import DenseTask, mean_where
 from mtpeft_tasks.digits import Kind
+from mtpeft_tasks.maps import NAMES
 from mtpeft_tasks.saliency.metric import MaxF
 
 
@@ -28,7 +29,7 @@ class Saliency(DenseTask):
     metric_name: ClassVar[str] = "maxF"
     digits: ClassVar[Kind] = "saliency"
     gives: ClassVar[str] = "saliency"
-    names: ClassVar[tuple[str, ...]] = ("salient",)
+    names: ClassVar[tuple[str, ...]] = NAMES["saliency"]
 
     loss_weight: float = 5.0
 
