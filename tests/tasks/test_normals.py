@@ -37,6 +37,10 @@ def test_angles_are_exact_where_an_arc_cosine_is_not(degrees):
     assert angles(7 * tilted(degrees)[:, 0], UP[:, None]).item() == pytest.approx(degrees, rel=1e-6, abs=1e-9)
 
 
+def test_a_vector_without_a_direction_is_at_right_angles_to_all():
+    assert angles(torch.zeros(3, 1), UP[:, None]).item() == pytest.approx(90)
+
+
 def test_errors_against_hand_counts():
     degrees = (5.0, 11.2, 20.0, 29.9, 100.0)
     score = scored((tilted(*degrees), up(5)))

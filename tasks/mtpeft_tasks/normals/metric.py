@@ -19,8 +19,12 @@ LIMITS = (11.25, 22.5, 30.0)
 
 def angles(one: Tensor, other: Tensor) -> Tensor:
     """Degrees ``(N,)`` between vectors ``(3, N)`` of any length: exact for small angles, where an arc cosine is not."""
-    one, other = (torch.nn.functional.normalize(v.double(), dim=0) for v in (one, other))
-    return torch.rad2deg(2 * torch.atan2((one - other).norm(dim=0), (one + other).norm(dim=0)))
+    one, other = (v.double() / length(v.double()).clamp(min=1e-12) for v in (one, other))
+    return torch.rad2deg(2 * torch.atan2(length(one - other), length(one + other)))
+
+
+def length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(0).sqrt()  # several times as fast as torch's norm over a short first dimension
 
 
 class AngularError(Metric):
