@@ -102,7 +102,7 @@ def train(
 ) -> None:
     """Train tasks on one frozen backbone and leave a run folder.
 
-    Without data the embedded digits serve (tasks cls, det, seg), without --backbone the embedded micro ViT.
+    Without data the embedded digits serve (cls, det, seg, ...: mtpeft tasks), without --backbone the micro ViT.
     """
     from mtpeft import config as configs
 

@@ -133,7 +133,10 @@ def _owned(counts: dict[str, int]) -> str:
 def _legend(runs: Sequence[Read]) -> Iterable[Line]:
     rows = [row for run in runs for row in run.summary["tasks"].values() if row["forgetting"] is not None]
     if rows:
-        yield "forgetting", "best score before the last stage minus the last; below 0, later stages helped"
+        yield (
+            "forgetting",
+            "how much worse the last score is than the best before the last stage; below 0, later stages helped",
+        )
     if any(row["isolated"] for row in rows):
         yield "isolated", "no other task trains anything this one uses: 0 by construction is no result"
 

@@ -108,12 +108,12 @@ class Bars:
 
 
 def show(value: float | None) -> str:
-    """A metric for people; undefined is a dash.
+    """A metric for people, in four digits; undefined is a dash.
 
-    >>> show(None), show(93.456)
-    ('-', '93.46')
+    >>> show(None), show(93.456), show(0.04567)
+    ('-', '93.46', '0.04567')
     """
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.4g}"
 
 
 def choose(*, quiet: bool) -> Progress:

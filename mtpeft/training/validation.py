@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,12 @@ class Best:
 
     Attributes:
         tasks: each task's best score.
-        mean: the best mean over the stage's tasks.
-        waited: evaluations since that mean improved.
+        stage: the scores of the evaluation that was best for the whole stage; None before the first.
+        waited: evaluations since then.
     """
 
     tasks: dict[str, float] = field(default_factory=dict)
-    mean: float | None = None
+    stage: dict[str, float] | None = None
     waited: int = 0
 
 
@@ -49,11 +50,10 @@ class Validation:
             if value > self.best.tasks.get(name, float("-inf")):
                 self.keep(name)
                 self.best.tasks[name] = value
-        mean = sum(values.values()) / len(values) if values else float("-inf")
-        if self.best.mean is None or mean > self.best.mean:
+        if self.best.stage is None or improvement(self.best.stage, values) > 0:
             if output.keep == "best":
                 self.keep(STAGE)
-            self.best.mean, self.best.waited = mean, 0
+            self.best.stage, self.best.waited = values, 0
             return False
         self.best.waited += 1
         return 0 < output.patience <= self.best.waited
@@ -61,7 +61,7 @@ class Validation:
     def end(self) -> None:
         """Take the stage's best weights back, where the run keeps its best."""
         folder = self.folder(STAGE)
-        if self.run.config.output.keep == "best" and self.best.mean is not None:
+        if self.run.config.output.keep == "best" and self.best.stage is not None:
             self.run.host.load(folder)
 
     def keep(self, name: str) -> None:
@@ -78,3 +78,18 @@ class Validation:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.best = Best(**state)
+
+
+def improvement(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """How much better, relatively and summed over tasks, so that it does not matter in which unit each is measured.
+
+    A task's part is ``(after - before) / max(abs(after), abs(before))``; 1 where it was undefined before, -1 where it
+    is now.
+    """
+    return fsum(_relative(before.get(name), after.get(name)) for name in {**before, **after})
+
+
+def _relative(before: float | None, after: float | None) -> float:
+    if before is None or after is None:
+        return float(after is not None) - float(before is not None)
+    return (after - before) / (max(abs(after), abs(before)) or 1.0)

@@ -11,6 +11,10 @@ def register_tasks() -> dict[str, str]:
         "cls": "mtpeft_tasks.classification.task:Classification",
         "det": "mtpeft_tasks.detection.task:Detection",
         "seg": "mtpeft_tasks.segmentation.task:Segmentation",
+        "depth": "mtpeft_tasks.depth.task:DepthEstimation",
+        "normals": "mtpeft_tasks.normals.task:SurfaceNormals",
+        "saliency": "mtpeft_tasks.saliency.task:Saliency",
+        "edges": "mtpeft_tasks.edges.task:EdgeDetection",
     }
 
 
@@ -20,4 +24,6 @@ def register_readers() -> dict[str, str]:
         "folder": "mtpeft_tasks.readers.folder:Folder",
         "voc": "mtpeft_tasks.readers.voc:Voc",
         "masks": "mtpeft_tasks.readers.masks:Masks",
+        "nyud": "mtpeft_tasks.readers.nyud:Nyud",
+        "pascal-context": "mtpeft_tasks.readers.pascal_context:PascalContext",
     }

@@ -8,6 +8,7 @@ Targets are what every reader of a kind gives (``classes`` are the names that it
 - ``cls``: ``{"label": int, "classes": names}``
 - ``det``: ``{"boxes": (N, 4) float xyxy in pixels, "labels": (N,) int64, "difficult": (N,) bool, "classes": names}``
 - ``seg``: ``{"mask": (H, W) uint8, 255 ignored, "classes": names}``
+- ``depth``, ``normals``, ``saliency``, ``edges``: the map of that name, of the scenes that ``det`` and ``seg`` show
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import torch
 from PIL import Image
 
 from mtpeft.api import Dataset, Sample, UsageError, did_you_mean
+from mtpeft_tasks import relief
+from mtpeft_tasks.maps import NAMES as MAP_NAMES
 
-Kind = Literal["cls", "det", "seg"]
+Kind = Literal["cls", "det", "seg", "depth", "normals", "saliency", "edges"]
 
 CANVAS = 64
 NAMES = tuple("0123456789")
@@ -33,8 +36,7 @@ SPLITS = ("train", "val", "test")
 SOURCES = {"train": 1197, "val": 200, "test": 400}
 SCENES = {
     "cls": {"train": 640, "val": 400, "test": 800},
-    "det": {"train": 640, "val": 200, "test": 400},
-    "seg": {"train": 640, "val": 200, "test": 400},
+    **{kind: {"train": 640, "val": 200, "test": 400} for kind in ("det", "seg", *MAP_NAMES)},
 }
 _VERSION = 1  # raise when the scenes of a seed change: it is part of their hash
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
@@ -90,7 +92,7 @@ class Digits(Dataset):
     """Scenes of one split, made on the fly and kept in memory.
 
     Args:
-        kind: ``cls`` has one digit for each scene; ``det`` and ``seg`` show the same scenes of 1 to 5.
+        kind: ``cls`` has one digit for each scene; all others show the same scenes of 1 to 5.
         split: ``train``, ``val`` or ``test``.
         seed: of the division of the digit images and of the scenes.
         classes: show only these digits (class-incremental sequences); empty for all ten.
@@ -108,7 +110,7 @@ class Digits(Dataset):
         shown = [name for name in classes if name in NAMES] or NAMES
         self.digits = tuple(sorted(int(name) for name in shown))
         names = tuple(NAMES[digit] for digit in self.digits)
-        self.classes = ("background", *names) if kind == "seg" else names
+        self.classes = MAP_NAMES.get(kind) or (("background", *names) if kind == "seg" else names)
 
     def __len__(self) -> int:
         return SCENES[self.kind][self.split]
@@ -128,6 +130,8 @@ class Digits(Dataset):
         labels = np.searchsorted(self.digits, scene.labels)
         if self.kind == "cls":
             return {"label": int(labels[0])}
+        if self.kind in MAP_NAMES:
+            return {self.kind: relief.target(self.kind, scene.mask > 0)}
         if self.kind == "seg":
             table = np.zeros(11, np.uint8)
             table[np.add(self.digits, 1)] = 1 + np.arange(len(self.digits))

@@ -1,4 +1,4 @@
-"""Predictions over images, with PIL alone: captions, boxes, tinted masks with a legend."""
+"""Predictions over images, with PIL alone: captions, boxes, tinted masks with a legend, maps of numbers and vectors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mtpeft_tasks.transforms import to_rgb
 
 _LEAST = 256  # pictures smaller than this are enlarged, or no text would fit
+_RAMP = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], np.float32)
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -71,6 +72,30 @@ def mask(
     for index in shown:
         top = _label(draw, (0, top), classes[index], colour(index))
     return picture
+
+
+def heat(image: Image.Image, values: np.ndarray) -> Image.Image:
+    """Numbers ``(H, W)`` in place of the image's pixels: the least dark blue, then red, the largest yellow."""
+    low, high = float(values.min()), float(values.max())
+    place = (values - low) / max(high - low, 1e-12) * (len(_RAMP) - 1)
+    steps = np.arange(len(_RAMP))
+    return _instead(image, np.stack([np.interp(place, steps, channel) for channel in _RAMP.T], -1))
+
+
+def vectors(image: Image.Image, values: np.ndarray) -> Image.Image:
+    """Unit vectors ``(3, H, W)`` in place of the image's pixels: components from -1 to 1 as red, green and blue."""
+    return _instead(image, 127.5 * (values.transpose(1, 2, 0) + 1))
+
+
+def lit(image: Image.Image, light: np.ndarray, *, plain: bool = False) -> Image.Image:
+    """The image in a ``light (H, W)`` from 0 to 1, or the light alone."""
+    pixels = np.full(1, 255.0) if plain else np.asarray(to_rgb(image), np.float32)
+    return _instead(image, np.broadcast_to(pixels * light[..., None], (*light.shape, 3)))
+
+
+def _instead(image: Image.Image, pixels: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(np.clip(pixels.round(), 0, 255).astype(np.uint8)).resize(image.size)
+    return enlarged(picture)[0]
 
 
 def _label(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, fill: tuple[int, int, int]) -> int:

@@ -1,6 +1,6 @@
-"""From a sample to tensors, for every task type: boxes and masks move with the image.
+"""From a sample to tensors, for every task type: boxes and maps (masks, depth, ...) move with the image.
 
-Random draws come from torch's global generator alone. In training a target's boxes and mask are in the coordinates of
+Random draws come from torch's global generator alone. In training a target's boxes and maps are in the coordinates of
 the transformed image; in evaluation they stay in the image's own, so that metrics are computed at its resolution.
 Either way ``target["size"]`` is the ``(height, width)`` of the coordinates that the target is in.
 """
@@ -19,6 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from mtpeft.api import ImageConfig, Sample, UsageError, did_you_mean
+from mtpeft_tasks.maps import MAPS, Map
 
 Fit = Literal["stretch", "pad"]
 Preset = Literal["none", "light", "standard"]
@@ -96,21 +97,24 @@ class Transform:
             target = _keep_visible(target, window, self.augment.visible)
             moves.append(lambda value: F.crop(value, *window))
         if self.flip and torch.rand(()) < 0.5:
-            moves.append(F.horizontal_flip)
+            moves.append(_mirror)
         for move in [*moves, self._fit]:
             pixels = move(pixels)
             target = {k: move(v) if isinstance(v, tv_tensors.TVTensor) else v for k, v in target.items()}
         return (self.colour(pixels) if self.colour else pixels), target
 
     def _fit(self, value: Tensor) -> Tensor:
-        """Resize, and pad where asked: images with their mean, masks with 255."""
+        """Resize, and pad where asked: images with their mean, maps with what stands for no value."""
         size = tuple(F.get_size(value))
         height, width = content(size, self.image.size, self.fit)
-        value = F.resize(value, [height, width], interpolation=self.interpolation, antialias=True)
+        if isinstance(value, Map):
+            value = value.resized(height, width)
+        else:
+            value = F.resize(value, [height, width], interpolation=self.interpolation, antialias=True)
         right, bottom = self.image.size[1] - width, self.image.size[0] - height
         if not right and not bottom:
             return value
-        fill = 255.0 if isinstance(value, tv_tensors.Mask) else [255 * mean for mean in self.image.mean]
+        fill = value.missing if isinstance(value, Map) else [255 * mean for mean in self.image.mean]
         return F.pad(value, [0, 0, right, bottom], fill=fill)
 
     def _normalise(self, pixels: Tensor) -> Tensor:
@@ -155,6 +159,10 @@ def _window(size: tuple[int, int], augment: Augmentation) -> tuple[int, int, int
     return round(down * (size[0] - height)), round(right * (size[1] - width)), height, width
 
 
+def _mirror(value: Tensor) -> Tensor:
+    return value.mirrored() if isinstance(value, Map) else F.horizontal_flip(value)
+
+
 def _keep_visible(target: dict[str, Any], window: tuple[int, int, int, int], least: float) -> dict[str, Any]:
     """Drop the boxes of which less than ``least`` is inside the window, with everything that belongs to them."""
     if "boxes" not in target:
@@ -177,9 +185,7 @@ def _wrap(target: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     target = dict(target)
     if "boxes" in target:
         target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"].clone(), format="XYXY", canvas_size=size)
-    if "mask" in target:
-        target["mask"] = tv_tensors.Mask(target["mask"])
-    return target
+    return target | {name: MAPS[name](target[name]) for name in target if name in MAPS}
 
 
 def _unwrap(target: dict[str, Any]) -> dict[str, Any]:

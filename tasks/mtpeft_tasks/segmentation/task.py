@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from mtpeft.api import FeaturesInfo, Head, Metric
 from mtpeft_tasks import drawing
+from mtpeft_tasks.dense import at_image_size, at_output_size
 from mtpeft_tasks.digits import Kind
 from mtpeft_tasks.images import ImageTask
 from mtpeft_tasks.names import known_positions, make_head
 from mtpeft_tasks.segmentation.heads import HEADS
 from mtpeft_tasks.segmentation.metric import IGNORED, MeanIoU, renumbered
-from mtpeft_tasks.transforms import content
 
 
 @dataclass
@@ -53,23 +53,12 @@ class Segmentation(ImageTask):
             return torch.full(size, IGNORED, dtype=torch.int64, device=outputs.device)
         known_positions(target["classes"], head.classes)
         mask = renumbered(target["mask"].to(outputs.device), target["classes"], head.classes)
-        if mask.shape == size:
-            return mask
-        covered = content((mask.shape[0], mask.shape[1]), size, self.fit)
-        mask = F.interpolate(mask[None, None].float(), covered, mode="nearest-exact")[0, 0].long()
-        return F.pad(mask, (0, size[1] - covered[1], 0, size[0] - covered[0]), value=IGNORED)
+        return at_output_size(mask[None], size, self.fit, missing=IGNORED)[0]
 
     def decode(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """``{"mask": (H, W) uint8 of indices into head.classes}`` at ``target["size"]``."""
-        return [{"mask": self._at_size(row, target["size"])} for row, target in zip(outputs, targets, strict=True)]
-
-    def _at_size(self, logits: Tensor, size: Sequence[int]) -> Tensor:
-        height, width = (int(side) for side in size)
-        covered = content((height, width), (logits.shape[-2], logits.shape[-1]), self.fit)
-        logits = logits.detach().float()[None, :, : covered[0], : covered[1]]
-        if covered != (height, width):
-            logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
-        return logits[0].argmax(0).to(torch.uint8).cpu()
+        logits = (at_image_size(row, t["size"], self.fit) for row, t in zip(outputs, targets, strict=True))
+        return [{"mask": row.argmax(0).to(torch.uint8).cpu()} for row in logits]
 
     def metric(self, classes: Sequence[str]) -> Metric:
         return MeanIoU(classes)
