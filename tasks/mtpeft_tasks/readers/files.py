@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
@@ -30,6 +30,18 @@ def read_image(path: Path) -> Image.Image:
         DataError: naming the file, where it is missing, truncated or no image.
     """
     return to_rgb(decode(path))
+
+
+def loaded(name: str, load: Callable[[], Image.Image]) -> Image.Image:
+    """An upright RGB image from what another library decodes.
+
+    Raises:
+        DataError: with the name it is known by.
+    """
+    try:
+        return to_rgb(load())
+    except _UNREADABLE as error:
+        raise _unreadable(name, error) from None
 
 
 def decode(path: Path) -> Image.Image:
@@ -60,7 +72,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(path: Path | str, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f'image "{path}" does not exist', hint="check the path, or the list that names it")
     reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).split("\n")[0]
@@ -76,6 +88,18 @@ def folder(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_dir():
         raise DataError(f'data folder "{path}" does not exist', hint="check the path; it is relative to the recipe")
+    return path
+
+
+def existing(path: str | Path) -> Path:
+    """A file or folder that is there.
+
+    Raises:
+        DataError: where it is not.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f'data "{path}" does not exist', hint="check the path; it is relative to the recipe")
     return path
 
 
