@@ -33,13 +33,15 @@ def read_image(path: Path) -> Image.Image:
 
 
 def loaded(name: str, load: Callable[[], Image.Image]) -> Image.Image:
-    """An upright RGB image from what another library decodes.
+    """An upright RGB image from what another library opens.
 
     Raises:
         DataError: with the name it is known by.
     """
     try:
-        return to_rgb(load())
+        with load() as image:
+            image.load()
+            return to_rgb(image)
     except _UNREADABLE as error:
         raise _unreadable(name, error) from None
 
