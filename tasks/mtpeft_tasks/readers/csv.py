@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from mtpeft.api import DataError, UsageError, did_you_mean
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labelled import (
+from mtpeft_tasks.readers.labels import (
     SEPARATORS,
     SPLITS,
     Entry,

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from mtpeft.api import DataError
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labelled import SPLITS, Entry, Files, Found, LabelReader, class_names
+from mtpeft_tasks.readers.labels import SPLITS, Entry, Files, Found, LabelReader, class_names
 
 
 @dataclass

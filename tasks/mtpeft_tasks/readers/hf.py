@@ -17,7 +17,7 @@ from PIL import Image
 
 from mtpeft.api import DataError, did_you_mean
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labelled import Entry, Found, LabelReader, Source, labels_of
+from mtpeft_tasks.readers.labels import Entry, Found, LabelReader, Source, labels_of
 
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 

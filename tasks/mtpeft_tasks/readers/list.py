@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal
 
 from mtpeft.api import DataError
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labelled import (
+from mtpeft_tasks.readers.labels import (
     SEPARATORS,
     SPLITS,
     Entry,

@@ -16,7 +16,7 @@ from torchvision import datasets
 
 from mtpeft.api import DataError, UsageError, did_you_mean
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labelled import Entry, Found, LabelReader, Source
+from mtpeft_tasks.readers.labels import Entry, Found, LabelReader, Source
 
 
 @dataclass(frozen=True)

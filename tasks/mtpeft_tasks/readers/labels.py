@@ -234,7 +234,7 @@ def labels_of(text: str, where: str, separators: str = SEPARATORS) -> tuple[str,
     """The labels in a text, parted by any of the separators; none in an empty one.
 
     Raises:
-        DataError: for a label that is not a number (what tables write for a missing value).
+        DataError: for the label "nan", which tables write for a missing value.
     """
     for separator in separators[1:]:
         text = text.replace(separator, separators[0])

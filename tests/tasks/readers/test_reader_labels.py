@@ -13,7 +13,7 @@ from PIL import Image
 from reader_samples import labels, names, picture, pictures, problems, read, rows
 
 from mtpeft.api import DataError, MtpeftError
-from mtpeft_tasks.readers.labelled import SPLITS, in_order, labels_of
+from mtpeft_tasks.readers.labels import SPLITS, in_order, labels_of
 
 
 def write(root: Path, layout: str, **splits: list[tuple[str, str]]) -> str:
