@@ -9,6 +9,7 @@ from mtpeft.api import hookimpl
 def register_tasks() -> dict[str, str]:
     return {
         "cls": "mtpeft_tasks.classification.task:Classification",
+        "multi-label": "mtpeft_tasks.classification.multi_label:MultiLabel",
         "det": "mtpeft_tasks.detection.task:Detection",
         "seg": "mtpeft_tasks.segmentation.task:Segmentation",
         "depth": "mtpeft_tasks.depth.task:DepthEstimation",
@@ -22,6 +23,10 @@ def register_tasks() -> dict[str, str]:
 def register_readers() -> dict[str, str]:
     return {
         "folder": "mtpeft_tasks.readers.folder:Folder",
+        "csv": "mtpeft_tasks.readers.csv:Csv",
+        "list": "mtpeft_tasks.readers.list:ListFiles",
+        "torchvision": "mtpeft_tasks.readers.torchvision:TorchvisionData",
+        "hf": "mtpeft_tasks.readers.hf:HuggingFace",
         "voc": "mtpeft_tasks.readers.voc:Voc",
         "masks": "mtpeft_tasks.readers.masks:Masks",
         "nyud": "mtpeft_tasks.readers.nyud:Nyud",

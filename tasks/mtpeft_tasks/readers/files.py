@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
 from PIL import Image
@@ -30,6 +30,20 @@ def read_image(path: Path) -> Image.Image:
         DataError: naming the file, where it is missing, truncated or no image.
     """
     return to_rgb(decode(path))
+
+
+def loaded(name: str, load: Callable[[], Image.Image]) -> Image.Image:
+    """An upright RGB image from what another library opens.
+
+    Raises:
+        DataError: with the name it is known by.
+    """
+    try:
+        with load() as image:
+            image.load()
+            return to_rgb(image)
+    except _UNREADABLE as error:
+        raise _unreadable(name, error) from None
 
 
 def decode(path: Path) -> Image.Image:
@@ -60,7 +74,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(path: Path | str, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f'image "{path}" does not exist', hint="check the path, or the list that names it")
     reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).split("\n")[0]
@@ -76,6 +90,45 @@ def folder(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_dir():
         raise DataError(f'data folder "{path}" does not exist', hint="check the path; it is relative to the recipe")
+    return path
+
+
+def existing(path: str | Path) -> Path:
+    """A file or folder that is there.
+
+    Raises:
+        DataError: where it is not.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f'data "{path}" does not exist', hint="check the path; it is relative to the recipe")
+    return path
+
+
+def inside(root: Path, name: str, where: str) -> Path:
+    """What a list or annotation names, under the data's root; links are followed, but ``..`` may not lead out.
+
+    Args:
+        root: the folder that names are relative to.
+        where: the file and entry that name it, for the message, e.g. ``"train.txt", entry 3``.
+
+    Raises:
+        DataError: for a name that is empty, absolute or outside the root, and where there is nothing of that name.
+    """
+    path = root / name
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
+    try:
+        if absolute or (".." in path.parts and not path.resolve().is_relative_to(root.resolve())):
+            hint = f'write the path relative to "{root}", and below it'
+            raise DataError(f'{where}: "{name}" is outside of the data', hint=hint)
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f'{where}: there is no file "{name}"', hint=f'paths are relative to "{root}"') from None
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a null byte, a name too long
+        message = f'{where}: "{name}" cannot be opened: {getattr(error, "strerror", None) or error}'
+        raise DataError(message, hint="correct the name, or its links") from None
+    if not name.strip():
+        raise DataError(f"{where} names no file", hint=f'give its path relative to "{root}"')
     return path
 
 
