@@ -6,7 +6,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
 from PIL import Image
@@ -76,6 +76,33 @@ def folder(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_dir():
         raise DataError(f'data folder "{path}" does not exist', hint="check the path; it is relative to the recipe")
+    return path
+
+
+def inside(root: Path, name: str, where: str) -> Path:
+    """What a list or annotation names, under the data's root; links are followed, but ``..`` may not lead out.
+
+    Args:
+        root: the folder that names are relative to.
+        where: the file and entry that name it, for the message, e.g. ``"train.txt", entry 3``.
+
+    Raises:
+        DataError: for a name that is empty, absolute or outside the root, and where there is nothing of that name.
+    """
+    path = root / name
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
+    try:
+        if absolute or (".." in path.parts and not path.resolve().is_relative_to(root.resolve())):
+            hint = f'write the path relative to "{root}", and below it'
+            raise DataError(f'{where}: "{name}" is outside of the data', hint=hint)
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f'{where}: there is no file "{name}"', hint=f'paths are relative to "{root}"') from None
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a null byte, a name too long
+        message = f'{where}: "{name}" cannot be opened: {getattr(error, "strerror", None) or error}'
+        raise DataError(message, hint="correct the name, or its links") from None
+    if not name.strip():
+        raise DataError(f"{where} names no file", hint=f'give its path relative to "{root}"')
     return path
 
 
