@@ -20,4 +20,5 @@ def register_readers() -> dict[str, str]:
         "folder": "mtpeft_tasks.readers.folder:Folder",
         "voc": "mtpeft_tasks.readers.voc:Voc",
         "masks": "mtpeft_tasks.readers.masks:Masks",
+        "cityscapes": "mtpeft_tasks.readers.cityscapes:Cityscapes",
     }
