@@ -19,6 +19,7 @@ def register_readers() -> dict[str, str]:
     return {
         "folder": "mtpeft_tasks.readers.folder:Folder",
         "voc": "mtpeft_tasks.readers.voc:Voc",
+        "coco": "mtpeft_tasks.readers.coco:Coco",
         "masks": "mtpeft_tasks.readers.masks:Masks",
         "cityscapes": "mtpeft_tasks.readers.cityscapes:Cityscapes",
     }
