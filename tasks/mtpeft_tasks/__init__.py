@@ -20,6 +20,7 @@ def register_readers() -> dict[str, str]:
         "folder": "mtpeft_tasks.readers.folder:Folder",
         "voc": "mtpeft_tasks.readers.voc:Voc",
         "coco": "mtpeft_tasks.readers.coco:Coco",
+        "yolo": "mtpeft_tasks.readers.yolo:Yolo",
         "masks": "mtpeft_tasks.readers.masks:Masks",
         "cityscapes": "mtpeft_tasks.readers.cityscapes:Cityscapes",
     }
