@@ -402,7 +402,7 @@ def test_parts_of_cars_as_two_tasks_of_one_run(shared_data, tmp_path):
     for name in run.tasks:
         run.meet(name)
         task, dataset = run.tasks[name], run.dataset(name, "train")
-        transform = task.transform(run.host.backbone.image, train=True)
+        transform = task.transform(run.backbone.image, train=True)
         images, targets = task.collate([transform(dataset[index]) for index in range(2)])
         loss = sum(task.loss(run.host.heads[name], run.host.predict(images, name), targets).values())
         assert torch.isfinite(loss)
