@@ -28,7 +28,10 @@ def register_readers() -> dict[str, str]:
         "torchvision": "mtpeft_tasks.readers.torchvision:TorchvisionData",
         "hf": "mtpeft_tasks.readers.hf:HuggingFace",
         "voc": "mtpeft_tasks.readers.voc:Voc",
+        "coco": "mtpeft_tasks.readers.coco:Coco",
+        "yolo": "mtpeft_tasks.readers.yolo:Yolo",
         "masks": "mtpeft_tasks.readers.masks:Masks",
         "nyud": "mtpeft_tasks.readers.nyud:Nyud",
         "pascal-context": "mtpeft_tasks.readers.pascal_context:PascalContext",
+        "cityscapes": "mtpeft_tasks.readers.cityscapes:Cityscapes",
     }

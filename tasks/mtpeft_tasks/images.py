@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtpeft.api import Dataset, ImageConfig, Sample, Split, Task, open_data
 from mtpeft_tasks.digits import Digits, Kind
-from mtpeft_tasks.transforms import Fit, Preset, build
+from mtpeft_tasks.transforms import Fit, Preset, build, check_flip
 
 
 @dataclass
@@ -23,7 +23,8 @@ class ImageTask(Task, ABC):
         gives: the target that a reader must give.
         classes: keep only these classes of the data; empty for all.
         augment: ``none``, ``light`` or ``standard``.
-        flip: mirror half of the training images; leave it off for digits, letters and left/right classes.
+        flip: mirror half of the training images; leave it off for digits and letters.
+        flip_pairs: classes that change places in a mirrored image, e.g. ``[["left_door", "right_door"]]``.
         fit: ``stretch`` images to the backbone's size, or ``pad`` them.
     """
 
@@ -33,12 +34,19 @@ class ImageTask(Task, ABC):
     classes: tuple[str, ...] = ()
     augment: Preset = "light"
     flip: bool = False
+    flip_pairs: tuple[tuple[str, str], ...] = ()
     fit: Fit = "stretch"
 
     def dataset(self, split: Split, *, seed: int = 0) -> Dataset:
+        data = self._read(split, seed)
+        if self.flip:
+            check_flip(data.classes, self.flip_pairs)
+        return data
+
+    def _read(self, split: Split, seed: int) -> Dataset:
         if not self.data:
             return Digits(self.digits, split, seed=seed, classes=self.classes)
         return open_data(self.data, split, gives=self.gives, seed=seed, classes=self.classes)
 
     def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
-        return build(image, train=train, preset=self.augment, flip=self.flip, fit=self.fit)
+        return build(image, train=train, preset=self.augment, flip=self.flip, flip_pairs=self.flip_pairs, fit=self.fit)

@@ -7,6 +7,8 @@ Either way ``target["size"]`` is the ``(height, width)`` of the coordinates that
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ from mtpeft_tasks.maps import MAPS, Map
 
 Fit = Literal["stretch", "pad"]
 Preset = Literal["none", "light", "standard"]
+Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Augmentation:
     visible: float = 0.4
 
 
+_SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
 PRESETS = {
     "none": None,
     "light": Augmentation(area=(0.7, 1.0), aspect=1.1, colour=(0.2, 0.2, 0.0, 0.0)),
@@ -50,7 +54,13 @@ PRESETS = {
 
 
 def build(
-    image: ImageConfig, *, train: bool, preset: Preset = "light", flip: bool = False, fit: Fit = "stretch"
+    image: ImageConfig,
+    *,
+    train: bool,
+    preset: Preset = "light",
+    flip: bool = False,
+    flip_pairs: Pairs = (),
+    fit: Fit = "stretch",
 ) -> Transform:
     """The transform of a task.
 
@@ -58,7 +68,8 @@ def build(
         image: what the backbone wants.
         train: augment, and move the target with the image.
         preset: ``none``, ``light`` or ``standard`` augmentation (training only).
-        flip: mirror half of the training images; wrong for digits and for left/right classes.
+        flip: mirror half of the training images; wrong for digits.
+        flip_pairs: classes that change places in a mirrored image.
         fit: ``stretch`` to the size, or keep the aspect ratio and ``pad`` at the right and bottom.
 
     Raises:
@@ -67,14 +78,25 @@ def build(
     for name, value, known in (("augment", preset, PRESETS), ("fit", fit, ("stretch", "pad"))):
         if value not in known:
             raise UsageError(f'Unknown {name} "{value}".', hint=did_you_mean(str(value), known))
-    return Transform(image, PRESETS[preset] if train else None, train=train, flip=flip and train, fit=fit)
+    augment = PRESETS[preset] if train else None
+    return Transform(image, augment, train=train, flip=flip and train, flip_pairs=flip_pairs, fit=fit)
 
 
 class Transform:
     """A sample to ``(image (3, H, W) float, target)``; made by `build`."""
 
-    def __init__(self, image: ImageConfig, augment: Augmentation | None, *, train: bool, flip: bool, fit: Fit) -> None:
+    def __init__(
+        self,
+        image: ImageConfig,
+        augment: Augmentation | None,
+        *,
+        train: bool,
+        flip: bool,
+        fit: Fit,
+        flip_pairs: Pairs = (),
+    ) -> None:
         self.image, self.augment, self.train, self.flip, self.fit = image, augment, train, flip, fit
+        self.flip_pairs = flip_pairs
         self.mean = torch.tensor(image.mean).view(3, 1, 1)
         self.std = torch.tensor(image.std).view(3, 1, 1)
         self.interpolation = InterpolationMode(image.interpolation)
@@ -98,6 +120,7 @@ class Transform:
             moves.append(lambda value: F.crop(value, *window))
         if self.flip and torch.rand(()) < 0.5:
             moves.append(_mirror)
+            target = _swapped(target, self.flip_pairs)
         for move in [*moves, self._fit]:
             pixels = move(pixels)
             target = {k: move(v) if isinstance(v, tv_tensors.TVTensor) else v for k, v in target.items()}
@@ -135,6 +158,33 @@ def boxes_to_size(boxes: Tensor, size: tuple[int, int], image_size: tuple[int, i
     scale = boxes.new_tensor([size[1] / width, size[0] / height] * 2)
     limit = boxes.new_tensor([size[1], size[0]] * 2)
     return torch.minimum((boxes * scale).clamp(min=0), limit)
+
+
+def check_flip(classes: Sequence[str], pairs: Pairs) -> None:
+    """Whether mirrored images keep true labels.
+
+    Args:
+        classes: of the data.
+        pairs: those that change places.
+
+    Raises:
+        UsageError: for a class that the data does not have or that is in two pairs, and for classes named left and
+            right that are in none.
+    """
+    paired = [name for pair in pairs for name in pair]
+    for name in paired:
+        if name not in classes:
+            raise UsageError(f'flip_pairs: the data has no class "{name}"', hint=did_you_mean(name, classes))
+        if paired.count(name) > 1:
+            raise UsageError(f'flip_pairs: "{name}" is there twice', hint="a class is in one pair at most")
+    others = [name for name in classes if name not in paired]
+    swapped = [(name, name.replace(left, right)) for left, right in _SIDES for name in others if left in name]
+    missing = [pair for pair in swapped if pair[1] in others]
+    if missing:
+        raise UsageError(
+            f'flip mirrors images, but "{missing[0][0]}" would not become "{missing[0][1]}"',
+            hint=f"leave flip off, or give flip_pairs = {json.dumps([*pairs, *missing])}",
+        )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -175,6 +225,21 @@ def _keep_visible(target: dict[str, Any], window: tuple[int, int, int, int], lea
     kept = (inside >= least * whole) & (inside > 0)
     rows = {k: v[kept] for k, v in target.items() if k in ("labels", "difficult")}
     return {**target, **rows, "boxes": tv_tensors.wrap(boxes[kept], like=target["boxes"])}
+
+
+def _swapped(target: dict[str, Any], pairs: Pairs) -> dict[str, Any]:
+    """The target with the classes of each pair in each other's place: an image's label, labels of boxes, masks."""
+    if not pairs:
+        return target
+    place = {name: index for index, name in enumerate(target.get("classes", ()))}
+    table = torch.arange(max(256, len(place)))
+    for one, other in pairs:
+        if one in place and other in place:
+            table[[place[one], place[other]]] = table[[place[other], place[one]]]
+    moved = {k: table[v] for k, v in target.items() if k in ("label", "labels")}
+    if "mask" in target:
+        moved["mask"] = tv_tensors.wrap(table.to(torch.uint8)[target["mask"].long()], like=target["mask"])
+    return target | moved
 
 
 def _tensors(target: dict[str, Any]) -> dict[str, Any]:

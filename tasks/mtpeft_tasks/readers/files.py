@@ -132,6 +132,11 @@ def inside(root: Path, name: str, where: str) -> Path:
     return path
 
 
+def first_file(root: Path, names: Iterable[str]) -> Path | None:
+    """The first of these files that is there."""
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
 def images_in(path: Path) -> list[Path]:
     """The image files directly in a folder, sorted by name."""
     return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
@@ -141,12 +146,14 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a text file, stripped, without empty ones.
 
     Raises:
-        DataError: where it is not UTF-8 text.
+        DataError: where it is not UTF-8 text, or cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError(f'list "{path}" is not UTF-8 text', hint="write one entry per line") from None
+    except OSError as error:
+        raise DataError(f'list "{path}" cannot be read: {error.strerror}', hint="check the path and the file") from None
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -1,101 +1,50 @@
 """``masks:PATH``: semantic segmentation from images and index or palette masks of the same stem.
 
 Layouts, for each split: ``SPLIT/`` with ``SPLITannot/``; ``images/SPLIT`` with ``masks/SPLIT`` (or ``annotations``,
-``labels``); ``SPLIT/images`` with ``SPLIT/masks``. Without splits: ``images`` with ``masks``. Missing splits are held
-out of the training images: 20 % for test, 10 % for validation.
+``labels``); ``SPLIT/images`` with ``SPLIT/masks``; SPLIT being ``train``, ``val`` or ``test`` or a usual name for it
+(``training``, ``validation``). Without splits: ``images`` with ``masks``. Missing splits are held out of the training
+images: 20 % for test, 10 % for validation; ``?test=val`` tests on the validation split.
 
 ``classes.txt`` names the classes, one per line in the order of their values; a line ``NAME=VALUE`` (``void=11``) marks
-a value that is ignored. Without it the classes are named by their values. 255 is always ignored.
+a value that is ignored. ``?first=1`` counts from 1 and ignores 0. ``objectInfo150.txt`` (or ``.csv``), as ADE20K has
+it, gives each class with its value, and 0 is ignored: ``masks:ADEChallengeData2016?test=val`` is all it takes. Without
+either the classes are named by their values. 255 is always ignored.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 
-from mtpeft.api import DataError, Dataset, Reader, Sample, Split, UsageError
+from mtpeft.api import DataError, Dataset, Split
 from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers.pixels import IGNORED, Pair, Values, listed, mask_value, masked, named, read_mask
+from mtpeft_tasks.readers.splits import FOLDERS, SPLITS, SplitReader
 
-IGNORED = 255
-SPLITS = ("train", "val", "test")
 _MASKS = ("masks", "annotations", "labels", "SegmentationClass")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One image and its mask."""
-
-    image: Path
-    mask: Path
-
-    def __str__(self) -> str:
-        return self.image.name
-
-
-@dataclass(frozen=True)
-class Values:
-    """What mask values stand for: ``classes[i]`` is the name of value i; ``ignored`` values stand for nothing."""
-
-    classes: tuple[str, ...]
-    ignored: frozenset[int]
-
-    def table(self, kept: tuple[str, ...]) -> np.ndarray:
-        """From values ``(256,)`` to positions in ``kept``, 255 for all else."""
-        table = np.full(256, IGNORED, np.uint8)
-        for value, name in enumerate(self.classes):
-            if name in kept and value not in self.ignored:
-                table[value] = kept.index(name)
-        return table
-
-
-class Masked(Dataset):
-    """Images with a class for each pixel."""
-
-    def __init__(self, pairs: list[Pair], values: Values, kept: tuple[str, ...], pixels: np.ndarray) -> None:
-        self.pairs, self.values, self.classes, self.pixels = pairs, values, kept, pixels
-        self.table = values.table(kept)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Sample:
-        pair = self.pairs[index]
-        image = files.read_image(pair.image)
-        mask = read_mask(pair.mask)
-        _check_values(pair.mask, np.bincount(mask.ravel(), minlength=256), self.values)
-        target = {"mask": torch.from_numpy(self.table[mask]), "classes": self.classes}
-        return Sample(image, target, pair.image.name)
-
-    def manifest(self) -> dict[str, Any]:
-        """The histogram counts pixels."""
-        counts = np.bincount(self.table, weights=self.pixels, minlength=256)[: len(self.classes)]
-        return {
-            "count": len(self),
-            "sha256": files.digest([*map(str, self.pairs), *map(str, self.pixels.tolist())]),
-            "classes": list(self.classes),
-            "histogram": {name: int(count) for name, count in zip(self.classes, counts, strict=True)},
-        }
+_OBJECTS = ("objectInfo150.txt", "objectInfo150.csv", "object150_info.csv")
 
 
 @dataclass
-class Masks(Reader):
+class Masks(SplitReader):
     """Segmentation from image and mask folders.
 
     Attributes:
         void: further mask values to ignore.
+        first: the value of the first class; 1 where 0 stands for nothing.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("mask",)
 
     void: tuple[int, ...] = ()
+    first: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
         for value in self.void:
-            _value("void", value)
+            mask_value("void", value)
 
     def read(self, path: str, split: Split, *, gives: str, seed: int) -> Dataset:
         """Every mask is decoded once to check its values; pixels of classes that are not asked for are ignored.
@@ -108,14 +57,8 @@ class Masks(Reader):
         splits = {name: pairs for name in SPLITS if (pairs := self._pairs(root, name)) is not None}
         if "train" not in splits:
             splits["train"] = self._unsplit(root)
-        pairs = files.fill_splits(splits, dict.fromkeys(splits["train"], ""), seed)[split]
-        values = _values(root, frozenset(self.void) | {IGNORED}, splits["train"])
-        kept = files.asked_classes([n for v, n in enumerate(values.classes) if v not in values.ignored], self.classes)
-        counted = {pair: counts for pair in pairs if (counts := self.attempt(_counted, pair, values)) is not None}
-        pixels = np.sum([*counted.values()], axis=0, dtype=np.int64, initial=0) + np.zeros(256, np.int64)
-        if counted and not pixels[values.table(kept) != IGNORED].any():
-            raise DataError(f'"{root}" has no labelled pixel in the split "{split}"', hint="check classes.txt and void")
-        return Masked(list(counted), values, kept, pixels)
+        values = _values(root, frozenset(self.void) | {IGNORED} | set(range(self.first)), self.first, splits["train"])
+        return masked(self, root, split, self.members(self.tested(splits), split, seed), values)
 
     def recognises(self, path: Path) -> bool:
         """A folder of images beside one of masks."""
@@ -147,57 +90,24 @@ class Masks(Reader):
         return pairs
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """The values ``(H, W) uint8`` of an index or palette mask.
-
-    Raises:
-        DataError: naming the file, where it cannot be read, is in colours, or has values above 255.
-    """
-    image = files.decode(path)
-    if image.mode not in ("1", "L", "P", "I", "I;16"):
-        hint = "convert it to an index or palette PNG whose values are class numbers"
-        raise DataError(f'mask "{path}" is a colour image ({image.mode})', hint=hint)
-    values = np.asarray(image)
-    if values.max(initial=0) > 255 or values.min(initial=0) < 0:
-        raise DataError(
-            f'mask "{path}" has the value {values.max()}, above 255', hint="number the classes from 0 to 254"
-        )
-    return values.astype(np.uint8)
+def _values(root: Path, ignored: frozenset[int], first: int, train: list[Pair]) -> Values:
+    objects = files.first_file(root, _OBJECTS)
+    if (root / "classes.txt").is_file():
+        return listed(root / "classes.txt", ignored, first)
+    return _numbered(train, ignored) if objects is None else _objects(objects, ignored)
 
 
-def _counted(pair: Pair, values: Values) -> np.ndarray:
-    """Pixels of each value ``(256,)``, after every check."""
-    mask = read_mask(pair.mask)
-    size = files.image_size(pair.image)
-    if mask.shape != size:
-        message = f'mask "{pair.mask}" is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}'
-        raise DataError(message, hint="a mask has the size of its image")
-    counts = np.bincount(mask.ravel(), minlength=256)
-    _check_values(pair.mask, counts, values)
-    return counts
-
-
-def _check_values(path: Path, counts: np.ndarray, values: Values) -> None:
-    for value in np.flatnonzero(counts).tolist():
-        if value >= len(values.classes) and value not in values.ignored:
-            message = f'mask "{path}" has the value {value}, but there are {len(values.classes)} classes'
-            raise DataError(message, hint=f"name it in classes.txt, or ignore it with ?void={value}")
-
-
-def _values(root: Path, ignored: frozenset[int], train: list[Pair]) -> Values:
-    listed = root / "classes.txt"
-    if not listed.is_file():
-        return _numbered(train, ignored)
-    names = []
-    for line in files.read_lines(listed):
-        name, equals, value = line.partition("=")
-        if equals:
-            ignored |= {_value(f'"{listed}", {name.strip()}', value)}
-        else:
-            names.append(name)
-    if not names:
-        raise DataError(f'"{listed}" names no class', hint="write one name per line")
-    return Values(tuple(names), ignored)
+def _objects(file: Path, ignored: frozenset[int]) -> Values:
+    """ADE20K's list: value, share of pixels, numbers of training and validation images, stuff or not, names."""
+    names = {0: ""}
+    for number, line in enumerate(files.read_lines(file)[1:], 2):
+        fields = line.split("," if file.suffix == ".csv" else None, 5)
+        if len(fields) < 6:
+            hint = "a line is value, ratio, train, val, stuff and name"
+            raise DataError(f'"{file}", line {number}: "{line}" does not fit', hint=hint)
+        names[mask_value(f'"{file}", line {number}', fields[0])] = fields[5].replace(";", ",").split(",")[0].strip()
+    ignored |= {value for value in range(max(names) + 1) if not names.get(value)}
+    return named(file, [names.get(value, "") for value in range(max(names) + 1)], ignored)
 
 
 def _numbered(train: list[Pair], ignored: frozenset[int]) -> Values:
@@ -208,17 +118,13 @@ def _numbered(train: list[Pair], ignored: frozenset[int]) -> Values:
     return Values(tuple(str(value) for value in range(max(shown, default=-1) + 1)), ignored)
 
 
-def _value(what: str, value: int | str) -> int:
-    text = str(value).strip()
-    if not text.isdigit() or int(text) > 255:
-        raise UsageError(f"{what}: {text} is no mask value", hint="give a number from 0 to 255")
-    return int(text)
-
-
 def _places(root: Path, split: str) -> list[tuple[Path, Path]]:
-    places = [(root / split, root / f"{split}annot")]
-    places += [(root / images / split, root / masks / split) for images in files.IMAGES for masks in _MASKS]
-    return places + [(root / split / images, root / split / masks) for images in files.IMAGES for masks in _MASKS]
+    places = []
+    for name in FOLDERS[split]:
+        places += [(root / name, root / f"{name}annot")]
+        places += [(root / images / name, root / masks / name) for images in files.IMAGES for masks in _MASKS]
+        places += [(root / name / images, root / name / masks) for images in files.IMAGES for masks in _MASKS]
+    return places
 
 
 def _unsplit_places(root: Path) -> list[tuple[Path, Path]]:

@@ -1,161 +1,140 @@
-"""``voc:PATH``: detection from Pascal VOC xml files.
+"""``voc:PATH``: detection and segmentation from Pascal VOC's layout.
 
-``JPEGImages/NAME.*`` with ``Annotations/NAME.xml``; splits from ``ImageSets/Main/{train,val,test}.txt``, and what is
-missing is held out of the training images (20 % for test, 10 % for validation). ``classes.txt`` fixes the order of the
-classes; else they are sorted by name. Box coordinates are taken as they stand, in pixels; ``?origin=1`` for files that
-count pixels from 1 and include the last one.
+Detection: ``JPEGImages/NAME.*`` with ``Annotations/NAME.xml``; splits from ``ImageSets/Main/{train,val,test}.txt``.
+``classes.txt`` fixes the order of the classes; else they are sorted by name. Box coordinates are taken as they stand,
+in pixels; ``?origin=1`` for files that count pixels from 1 and include the last one.
+
+Segmentation: ``JPEGImages/NAME.*`` with ``SegmentationClass/NAME.png``; splits from ``ImageSets/Segmentation``. The
+classes are those of ``classes.txt`` in the order of their values, else Pascal VOC's own 21; 255 is ignored.
+
+What splits are missing is held out of the training images: 20 % for test, 10 % for validation; ``?test=val`` tests on
+the validation split, as published results on VOC 2012 do.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
-import torch
-
-from mtpeft.api import DataError, Dataset, Reader, Sample, Split
+from mtpeft.api import DataError, Dataset, Split
 from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers.boxes import Annotated, Boxed, BoxReader, Object, require_objects
+from mtpeft_tasks.readers.pixels import IGNORED, Pair, Values, listed, masked
+from mtpeft_tasks.readers.splits import SPLITS
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
-
-
-@dataclass(frozen=True)
-class Object:
-    """One annotated object: its number in the file, class, box xyxy in pixels, and whether it is marked difficult."""
-
-    number: int
-    label: str
-    box: tuple[float, float, float, float]
-    difficult: bool
-
-
-@dataclass(frozen=True)
-class Annotated:
-    """One image with its objects."""
-
-    image: Path
-    file: Path
-    objects: tuple[Object, ...]
-
-
-class Boxed(Dataset):
-    """Images with boxes."""
-
-    def __init__(self, items: list[Annotated], classes: tuple[str, ...]) -> None:
-        self.items, self.classes = items, classes
-        self.index = {name: index for index, name in enumerate(classes)}
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Sample:
-        item = self.items[index]
-        target = {
-            "boxes": torch.tensor([found.box for found in item.objects], dtype=torch.float32).reshape(-1, 4),
-            "labels": torch.tensor([self.index[found.label] for found in item.objects], dtype=torch.int64),
-            "difficult": torch.tensor([found.difficult for found in item.objects], dtype=torch.bool),
-            "classes": self.classes,
-        }
-        return Sample(files.read_image(item.image), target, item.image.name)
-
-    def manifest(self) -> dict[str, Any]:
-        shown = Counter(found.label for item in self.items for found in item.objects)
-        lines = [f"{item.image.name}\t{found.label}\t{found.box}" for item in self.items for found in item.objects]
-        return {
-            "count": len(self),
-            "sha256": files.digest([*(item.image.name for item in self.items), *lines]),
-            "classes": list(self.classes),
-            "histogram": {name: shown[name] for name in self.classes},
-        }
+CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""Pascal VOC's own, in the order of their values in masks."""
 
 
 @dataclass
-class Voc(Reader):
-    """Detection from Pascal VOC xml files.
+class Voc(BoxReader):
+    """Detection and segmentation from Pascal VOC's layout.
 
     Attributes:
-        degenerate: ``error``, or ``skip`` boxes without area.
-        outside: ``error``, or ``clip`` boxes that leave their image.
         origin: 0 for coordinates as they stand, 1 for pixels counted from 1 with the last one included.
     """
 
-    gives: ClassVar[tuple[str, ...]] = ("boxes",)
+    gives: ClassVar[tuple[str, ...]] = ("boxes", "mask")
 
-    degenerate: Literal["error", "skip"] = "error"
-    outside: Literal["error", "clip"] = "error"
     origin: Literal[0, 1] = 0
 
     def read(self, path: str, split: Split, *, gives: str, seed: int) -> Dataset:
-        """Every annotation is read, and the headers of the split's images.
+        """Every annotation is read, and the headers of the split's images; every mask is decoded once.
 
         Raises:
             DataError: naming file and field, for xml that cannot be read, a degenerate box, one outside its image, a
-                missing image, or no objects at all.
+                missing or unreadable image or mask, a value that stands for no class, or no objects at all.
         """
         root = files.folder(path)
-        splits = _splits(root, seed)
-        names = [name for members in splits.values() for name in members]
-        tried = {name: self.attempt(_objects, root / "Annotations" / f"{name}.xml", self.origin) for name in names}
-        annotations = {name: objects for name, objects in tried.items() if objects is not None}
-        kept = files.asked_classes(_classes(root, annotations), self.classes)
-        pictures = {file.stem: file for file in files.images_in(files.folder(root / "JPEGImages"))}
-        named = [name for name in splits[split] if name in annotations]
-        items = [self.attempt(self._item, root, name, pictures, annotations[name], kept) for name in named]
-        found = [item for item in items if item is not None]
-        if not any(item.objects for item in found):
-            hint = "check Annotations and ImageSets/Main"
-            raise DataError(f'"{root}" has no objects in the split "{split}"', hint=hint)
-        return Boxed(found, kept)
+        if gives == "mask":
+            splits = self.tested(self._splits(root, "Segmentation", "SegmentationClass", ".png"))
+            names = self.members(splits, split, seed)
+            pictures = _pictures(root)
+            pairs = [self.attempt(_pair, root, name, pictures) for name in names]
+            return masked(self, root, split, [pair for pair in pairs if pair is not None], _values(root))
+        splits = self.tested(self._splits(root, "Main", "Annotations", ".xml"))
+        return self._boxed(root, splits, split, self.members(splits, split, seed))
 
     def recognises(self, path: Path) -> bool:
-        """``Annotations`` with xml files beside ``JPEGImages``."""
-        return (path / "JPEGImages").is_dir() and any((path / "Annotations").glob("*.xml"))
+        """``Annotations`` with xml files, or ``SegmentationClass``, beside ``JPEGImages``."""
+        labelled = any((path / "Annotations").glob("*.xml")) or (path / "SegmentationClass").is_dir()
+        return (path / "JPEGImages").is_dir() and labelled
+
+    def place(self, file: Path, number: int) -> str:
+        return f'annotation "{file}", object {number}'
+
+    def _splits(self, root: Path, kind: str, folder: str, suffix: str) -> dict[str, list[str]]:
+        """The names of each split that the data has; all that are labelled where it has no list of ``train``."""
+        listed = root / "ImageSets" / kind
+        lists = {name: listed / f"{name}.txt" for name in SPLITS if (listed / f"{name}.txt").is_file()}
+        splits = {name: self._names(file) for name, file in lists.items()}
+        if "train" not in splits:
+            splits["train"] = sorted(file.stem for file in files.folder(root / folder).glob(f"*{suffix}"))
+        if not splits["train"]:
+            hint = f"expected {folder}/NAME{suffix} beside JPEGImages/NAME.jpg"
+            raise DataError(f'"{root}" has no annotations', hint=hint)
+        return splits
+
+    def _names(self, file: Path) -> list[str]:
+        names: dict[str, None] = {}
+        for number, line in enumerate(files.read_lines(file), 1):
+            name = line.split()[0]
+            if Path(name).name != name or name in names:
+                what = "is there twice" if name in names else "is no name of a file"
+                hint = "lists have one name a line, without folder and suffix"
+                self.report(DataError(f'"{file}", entry {number}: "{name}" {what}', hint=hint))
+            else:
+                names[name] = None
+        return list(names)
+
+    def _boxed(self, root: Path, splits: dict[str, list[str]], split: Split, names: list[str]) -> Boxed:
+        every = dict.fromkeys(name for members in splits.values() for name in members)
+        tried = {name: self.attempt(_objects, root / "Annotations" / f"{name}.xml", self.origin) for name in every}
+        annotations = {name: objects for name, objects in tried.items() if objects is not None}
+        kept = files.asked_classes(_classes(root, annotations), self.classes)
+        pictures = _pictures(root)
+        named = [name for name in names if name in annotations]
+        items = [self.attempt(self._item, root, name, pictures, annotations[name], kept) for name in named]
+        found = [item for item in items if item is not None]
+        require_objects(found, kept, root, split)
+        return Boxed(found, kept)
 
     def _item(
         self, root: Path, name: str, pictures: dict[str, Path], objects: tuple[Object, ...], kept: tuple[str, ...]
     ) -> Annotated:
         file = root / "Annotations" / f"{name}.xml"
-        if name not in pictures:
-            hint = "add the image or drop the name"
-            raise DataError(f'"{file}" has no image "{root / "JPEGImages" / name}.*"', hint=hint)
-        size = files.image_size(pictures[name])
-        chosen = [found for found in objects if found.label in kept]
-        whole = [self.attempt(self._checked, file, size, found) for found in chosen]
-        return Annotated(pictures[name], file, tuple(found for found in whole if found is not None))
-
-    def _checked(self, file: Path, size: tuple[int, int], found: Object) -> Object | None:
-        """The object with its box inside the image; None where it is to be skipped."""
-        height, width = size
-        left, top, right, bottom = found.box
-        where = f'annotation "{file}", object {found.number} ({found.label}): box {list(found.box)}'
-        if not (left >= 0 and top >= 0 and right <= width and bottom <= height):
-            if self.outside == "error":
-                message = f"{where} is outside its image of {width} x {height}"
-                raise DataError(message, hint="correct it, or add ?outside=clip to the data's path")
-            left, right = (min(max(side, 0.0), float(width)) for side in (left, right))
-            top, bottom = (min(max(side, 0.0), float(height)) for side in (top, bottom))
-        if right > left and bottom > top:
-            return Object(found.number, found.label, (left, top, right, bottom), found.difficult)
-        if self.degenerate == "error":
-            raise DataError(f"{where} has no area", hint="correct it, or add ?degenerate=skip to the data's path")
-        return None
+        image = _picture(file, name, pictures)
+        item = Annotated(image, image.name, files.image_size(image), file)
+        whole = [self.attempt(self.checked, item, found) for found in objects if found.label in kept]
+        return replace(item, objects=tuple(found for found in whole if found is not None))
 
 
-def _splits(root: Path, seed: int) -> dict[str, list[str]]:
-    listed = root / "ImageSets" / "Main"
-    splits = {
-        name: [line.split()[0] for line in files.read_lines(listed / f"{name}.txt")]
-        for name in ("train", "val", "test")
-        if (listed / f"{name}.txt").is_file()
-    }
-    if "train" not in splits:
-        splits["train"] = sorted(file.stem for file in files.folder(root / "Annotations").glob("*.xml"))
-    if not splits["train"]:
-        raise DataError(f'"{root}" has no annotations', hint="expected Annotations/NAME.xml beside JPEGImages/NAME.jpg")
-    return files.fill_splits(splits, dict.fromkeys(splits["train"], ""), seed)
+def _pictures(root: Path) -> dict[str, Path]:
+    return {file.stem: file for file in files.images_in(files.folder(root / "JPEGImages"))}
+
+
+def _picture(file: Path, name: str, pictures: dict[str, Path]) -> Path:
+    if name not in pictures:
+        message = f'"{file}" has no image "{file.parents[1] / "JPEGImages" / name}.*"'
+        raise DataError(message, hint="add the image or drop the name")
+    return pictures[name]
+
+
+def _pair(root: Path, name: str, pictures: dict[str, Path]) -> Pair:
+    file = root / "SegmentationClass" / f"{name}.png"
+    return Pair(_picture(file, name, pictures), file)
+
+
+def _values(root: Path) -> Values:
+    """What the values of masks stand for."""
+    file, ignored = root / "classes.txt", frozenset({IGNORED})
+    return listed(file, ignored) if file.is_file() else Values(CLASSES, ignored)
 
 
 def _objects(file: Path, shift: float) -> tuple[Object, ...]:
