@@ -15,6 +15,7 @@ from mtpeft.config import Config, Overrides, load, load_plan
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry, resolve
 from mtpeft.training.run import build_methods
+from mtpeft.training.validation import improvement
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,17 @@ class Comparison:
         """The best candidate on validation, over all its tasks; None while not all were tried, or where all failed."""
         tried = {trial: self.records.get(trial) for trial in self.candidates(method, task)}
         found = {trial: record for trial, record in tried.items() if record is not None}
-        good = {trial: self._value(record) for trial, record in found.items() if not record.error}
+        good = [trial for trial, record in found.items() if not record.error]
         if len(found) < len(tried) or not good:
             return None
-        return Choice(found, max(good, key=lambda trial: good[trial]))
+        best, *others = good
+        for other in others:
+            best = other if improvement(self._signed(found[best]), self._signed(found[other])) > 0 else best
+        return Choice(found, best)
 
-    def _value(self, record: Record) -> float:
-        """The mean over the tasks, higher is better; an undefined score is worse than any."""
-        values = [float("-inf") if v is None else self.signs[task] * v for task, v in record.scores.items()]
-        return mean(values)
+    def _signed(self, record: Record) -> dict[str, float]:
+        """The scores that are defined, higher is better."""
+        return {task: self.signs[task] * value for task, value in record.scores.items() if value is not None}
 
     def test(self, method: str, task: str, seed: int) -> Trial | None:
         """The trial whose score is reported; None while its learning rate is not chosen."""
@@ -170,14 +173,15 @@ class Comparison:
         """The methods that get all seeds: the best by their mean rank on validation; all where ``top`` is 0."""
         if not self.plan.top:
             return list(self.methods)
-        places: dict[str, list[int]] = {method: [] for method in self.methods}
-        for task in self.tasks:
-            chosen = {method: self.choice(method, task) for method in self.methods}
-            values = {m: self._value(c.tried[c.best]) for m, c in chosen.items() if c is not None}
-            for method in self.methods:
-                better = [other for other in values.values() if method in values and other > values[method]]
-                places[method].append(len(better) if method in values else len(self.methods))
+        places = {method: [self._place(method, task) for task in self.tasks] for method in self.methods}
         return sorted(self.methods, key=lambda method: mean(places[method]))[: self.plan.top]
+
+    def _place(self, method: str, task: str) -> int:
+        """How many methods are better on validation; all of them, where it has no score."""
+        scores = {other: self._signed(c.tried[c.best]) for other in self.methods if (c := self.choice(other, task))}
+        if method not in scores:
+            return len(self.methods)
+        return sum(improvement(scores[method], score) > 0 for score in scores.values())
 
     def missing(self) -> list[str]:
         """What is not in the table, in words: a method on a task, or its further seeds."""
