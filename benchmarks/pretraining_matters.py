@@ -19,6 +19,10 @@ from pathlib import Path
 
 RESULTS = Path(__file__).with_name("results")
 TASKS = ("cls", "det", "seg")
+BACKBONES = {
+    "micro": ("--backbone", "micro"),
+    "micro-random": ("--backbone", "micro", "--weights", "random"),
+}
 SETTINGS = (
     ("hydra-lora", "micro"),
     ("hydra-lora", "micro-random"),
@@ -43,7 +47,7 @@ class Cell:
     def command(self, out: Path) -> list[str]:
         return [
             *(sys.executable, "-c", "from mtpeft.cli import main; main()", "train"),
-            *("--tasks", ",".join(TASKS), "--method", self.method, "--backbone", self.backbone),
+            *("--tasks", ",".join(TASKS), "--method", self.method, *BACKBONES[self.backbone]),
             *("--seed", str(self.seed), "--steps", str(self.steps), "--out", str(out)),
         ]
 

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from mtpeft.backbone.micro import micro, micro_random
+from mtpeft.backbone.micro import micro
 from mtpeft_tasks.digits import Digits
 
 SCENES = {"cls": 640, "seg": 400}
@@ -84,7 +84,7 @@ def main() -> None:
     if options.weights:
         model.load_state_dict(load_file(options.weights))
     print("| weights | digit of the scene | digit of the patch (balanced) | ink IoU |\n|---|--:|--:|--:|")
-    for name, module in (("pre-trained", model), ("random", micro_random())):
+    for name, module in (("pre-trained", model), ("random", micro(pretrained=False))):
         balanced, iou = patch(module.eval())
         print(f"| {name} | {digit(module):.3f} | {balanced:.3f} | {iou:.3f} |", flush=True)
 

@@ -21,4 +21,4 @@ def register_balancers() -> Mapping[str, str]:
 
 @hookimpl
 def register_backbones() -> Mapping[str, str]:
-    return {"micro": "mtpeft.backbone.micro:micro", "micro-random": "mtpeft.backbone.micro:micro_random"}
+    return {"micro": "mtpeft.backbone.micro:micro"}

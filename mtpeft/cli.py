@@ -79,7 +79,7 @@ def train(
         str | None, typer.Option(metavar="NAME", help='A timm model, or "micro" (embedded, the default).')
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Local backbone weights (.safetensors, .pth or .bin).")
+        str | None, typer.Option(metavar="FILE", help="Local backbone weights (.safetensors, .pth, .bin), or `random`.")
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Updates of a stage.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data of a stage.")] = None,

@@ -133,7 +133,7 @@ class Basics:
 
     Attributes:
         class_order_seed, data_seed: ``seed`` where not given.
-        weights: absolute path of local backbone weights, or None for the backbone's own.
+        weights: absolute path of local backbone weights, ``random`` for none, or None for the backbone's own.
         image_size: side, or height and width, in pixels; None for the backbone's own.
         backbone_options: further arguments of ``timm.create_model``.
         normalization: mean and std of images: the backbone's own, or as another protocol has them.

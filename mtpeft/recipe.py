@@ -30,6 +30,8 @@ REPLACES = {
 """What a flag takes the place of in a recipe, because it excludes it."""
 
 
+RANDOM_WEIGHTS = "random"
+"""Instead of a file of weights: the architecture as the seed draws it, to know what pre-training is worth."""
 Place = tuple[str, ...]
 """Where a value stands: the names of its dotted key."""
 
@@ -195,7 +197,7 @@ def _resolved(path: Place, value: Any, base: Path) -> Any:
     if not isinstance(value, str) or not value:
         return value
     if path == ("weights",):
-        return _absolute(value, base)
+        return value if value == RANDOM_WEIGHTS else _absolute(value, base)
     if len(path) != 3 or path[0] != "tasks" or path[2] != "data":
         return value
     reader, colon, place = value.partition(":")

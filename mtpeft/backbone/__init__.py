@@ -57,7 +57,7 @@ def create(
         name: ``micro``, a plugin's, or ``arch.tag`` of timm.
         weights: a local file of weights for a timm model; without it timm asks its hub.
         image_size: pixels, one number or (height, width); default: the backbone's own.
-        pretrained: False for random weights.
+        pretrained: False for random weights, from torch's global generator.
         options: further arguments of ``timm.create_model``, e.g. ``{"pad_type": "same"}``.
         normalization: mean and std of images: the ``backbone``'s own, or those that `NORMALIZATIONS` names.
 

@@ -41,21 +41,6 @@ def micro(image_size: tuple[int, int] | None = None, pretrained: bool = True) ->
     return model
 
 
-def micro_random(image_size: tuple[int, int] | None = None, pretrained: bool = True) -> nn.Module:
-    """The same architecture with random weights from seed 0: what pre-training is measured against.
-
-    Args:
-        image_size: as for `micro`.
-        pretrained: accepted and without effect, so that it can stand wherever `micro` can.
-    """
-    image_size = _checked_size(image_size or IMAGE_SIZE)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = _build("random")
-    model.set_input_size(img_size=image_size)
-    return model
-
-
 def _build(tag: str) -> VisionTransformer:
     model: Any = VisionTransformer(  # torch declares tensors and modules alone
         img_size=IMAGE_SIZE,
@@ -99,6 +84,6 @@ def _packaged_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     if found != sha256:
         raise MtpeftError(
             f"the packaged weights {path} are damaged: their sha256 is {found}, not {sha256}",
-            hint="install mtpeft again, or use --backbone micro-random, which needs no file",
+            hint="install mtpeft again, or use --weights random, which needs no file",
         )
     return load(data)

@@ -23,6 +23,7 @@ from mtpeft.peft.heads import HeadSpec
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
 from mtpeft.plugins import create
+from mtpeft.recipe import RANDOM_WEIGHTS
 from mtpeft.schedule import Begin, End, Evaluate, Event, Schedule, TaskSize, key
 from mtpeft.task import Dataset, Head, Split, Task
 from mtpeft.training.checkpoint import current_state
@@ -260,7 +261,8 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     torch.manual_seed(config.seed)
     backbone = backbones.create(
         config.backbone,
-        weights=config.weights,
+        weights=None if config.weights == RANDOM_WEIGHTS else config.weights,
+        pretrained=config.weights != RANDOM_WEIGHTS,
         image_size=config.image_size,
         options=config.backbone_options,
         normalization=config.normalization,

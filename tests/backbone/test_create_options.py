@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mtpeft.backbone import create
+from mtpeft.config import Overrides, load
 from mtpeft.errors import UsageError
+from mtpeft.training.run import Run, setup
 
 
 def test_options_reach_timm() -> None:
@@ -36,3 +38,14 @@ def test_normalization_is_the_backbones_or_a_protocols() -> None:
 def test_options_that_cannot_be(name: str, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         create(name, pretrained=False, options=options)
+
+
+def test_random_weights_are_the_seeds_and_need_no_file() -> None:
+    def made(*settings: str, backbone: str = "micro") -> Run:
+        flags = {"--tasks": "cls", "--method": "bitfit", "--backbone": backbone, "--weights": "random"}
+        return setup(load(None, Overrides(flags, settings)), check_data=False)
+
+    one, same, other = made(), made(), made("seed=1")
+    assert one.config.weights == "random" and one.backbone.name.endswith("random")
+    assert one.backbone.sha256 == same.backbone.sha256 != other.backbone.sha256
+    assert made(backbone="resnet10t").backbone.sha256
