@@ -27,7 +27,7 @@ every_info = pytest.mark.parametrize("info", [PLAIN, WIDE, HIERARCHICAL], ids=["
 
 def retinanet(info) -> RetinaNetDetector:
     torch.manual_seed(0)
-    head = RetinaNetDetector(info, CLASSES, width=32)
+    head = RetinaNetDetector(info, CLASSES, width=32, convs=4)  # as many as torchvision's
     nn.init.normal_(head.detector.head.classification_head.cls_logits.weight, std=0.2)
     nn.init.zeros_(head.detector.head.classification_head.cls_logits.bias)
     return head

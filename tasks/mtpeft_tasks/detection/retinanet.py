@@ -29,7 +29,7 @@ class RetinaNetDetector(OneStage):
         classes: names of the objects.
         width: channels of the pyramid and the towers, a multiple of 32 (GroupNorm has 32 groups).
         strides: pixels per cell of each level; empty for the pyramid's own that leave an image more than one cell.
-        convs: 3x3 convolutions in each of the two towers, at most torchvision's 4.
+        convs: 3x3 convolutions in each of the two towers, at most torchvision's 4; one learns sooner and costs less.
         scales: sizes of anchors on each level; 0 takes as many as the image needs.
         score_threshold: detections that score less are dropped.
         detections: most detections kept for an image.
@@ -45,7 +45,7 @@ class RetinaNetDetector(OneStage):
         *,
         width: Positive = 64,
         strides: tuple[Positive, ...] = (),
-        convs: Annotated[int, Field(ge=1, le=4)] = 4,
+        convs: Annotated[int, Field(ge=1, le=4)] = 1,
         scales: Natural = 0,
         score_threshold: Fraction = 0.05,
         detections: Positive = 100,

@@ -28,7 +28,8 @@ class Detection(ImageTask):
     """Boxes with classes; without ``data``, scenes of 1 to 5 handwritten digits.
 
     A target has ``boxes (N, 4)``, xyxy in pixels of the input in training and of the image in evaluation, ``labels
-    (N,)``, indices into its own ``classes``, and maybe ``difficult (N,)``. An image may hold no object.
+    (N,)``, indices into its own ``classes``, and maybe ``difficult (N,)``. An image may hold no object. Heads:
+    ``fcos`` (the default), ``retinanet``, ``faster-rcnn``.
     """
 
     metric_name: ClassVar[str] = "AP"

@@ -25,6 +25,8 @@ from mtpeft_tasks.segmentation.metric import IGNORED, MeanIoU, renumbered
 class Segmentation(ImageTask):
     """A class for each pixel; without ``data``, scenes of 1 to 5 handwritten digits.
 
+    Heads: ``linear`` (the default), ``upernet``, ``setr-pup``, ``mask-transformer``.
+
     Attributes:
         label_smoothing: of the cross-entropy.
     """
