@@ -267,7 +267,7 @@ def test_listings_as_json(capsys) -> None:
     assert rows["lora"] | {"scope": "shared", "mergeable": True, "identity": True, "error": None} == rows["lora"]
     assert all(row["idea"].endswith(".") for row in rows.values())
     tasks = json.loads(outcome(capsys, "tasks", "--json")[1])
-    metrics = {"cls": "top-1", "det": "AP", "seg": "mIoU", "saliency": "maxF", "edges": "odsF"}
+    metrics = {"cls": "top-1", "det": "AP", "seg": "mIoU", "multi-label": "mAP", "saliency": "maxF", "edges": "odsF"}
     errors = {"depth": "RMSE", "normals": "mErr"}
     assert {row["type"]: row["metric"] for row in tasks["tasks"]} == metrics | errors
     assert {row["type"] for row in tasks["tasks"] if not row["higher_is_better"]} == set(errors)
