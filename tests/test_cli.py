@@ -269,7 +269,8 @@ def test_listings_as_json(capsys) -> None:
     tasks = json.loads(outcome(capsys, "tasks", "--json")[1])
     metrics = {"cls": "top-1", "det": "AP", "seg": "mIoU", "multi-label": "mAP", "saliency": "maxF", "edges": "odsF"}
     errors = {"depth": "RMSE", "normals": "mErr"}
-    assert {row["type"]: row["metric"] for row in tasks["tasks"]} == metrics | errors
+    listed = {row["type"]: row["metric"] for row in tasks["tasks"]}
+    assert listed == listed | metrics | errors and set(listed) == set(plugins.registry("tasks"))
     assert {row["type"] for row in tasks["tasks"] if not row["higher_is_better"]} == set(errors)
     assert {row["reader"] for row in tasks["readers"]} == set(plugins.registry("readers"))
     listed = json.loads(outcome(capsys, "plugins", "--json")[1])

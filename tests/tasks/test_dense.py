@@ -17,7 +17,7 @@ from mtpeft_tasks.edges.task import EdgeDetection
 from mtpeft_tasks.maps import NAMES
 from mtpeft_tasks.normals.task import SurfaceNormals
 from mtpeft_tasks.saliency.task import Saliency
-from mtpeft_tasks.segmentation.heads import Linear
+from mtpeft_tasks.segmentation.heads import HEADS, Linear
 
 INFO = FeaturesInfo(pooled=6, channels=(6,), strides=(8,), prefix=1, image_size=(32, 48))
 TASKS = [DepthEstimation(), SurfaceNormals(), SurfaceNormals(distance="cosine"), Saliency(), EdgeDetection()]
@@ -163,6 +163,18 @@ def test_they_train_together_without_data(tmp_path, monkeypatch, capsys):
     assert {row["task"]: row["count"] for row in results["matrix"]} == dict.fromkeys(NAMES, 8)
     assert all(row["value"] is not None for row in results["matrix"])
     assert results["summary"]["average"] is None  # no mean over units that cannot be added
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("task", TASKS, ids=ids)
+def test_every_segmentation_head_serves(task, name):
+    task = type(task)(head_config={"name": name})
+    head = task.head(INFO, task.names)
+    given = head(Features(torch.randn(2, 6), (torch.randn(2, 6, 4, 6),)))
+    [loss] = task.loss(head, given, [target(task), {}]).values()
+    loss.backward()
+    assert loss.isfinite() and any(p.grad is not None and p.grad.any() for p in head.parameters())
+    assert task.decode(head, given, [{"size": (50, 60)}] * 2)[1][task.gives].shape[-2:] == (50, 60)
 
 
 def test_unknown_head():
