@@ -267,7 +267,8 @@ def test_listings_as_json(capsys) -> None:
     assert rows["lora"] | {"scope": "shared", "mergeable": True, "identity": True, "error": None} == rows["lora"]
     assert all(row["idea"].endswith(".") for row in rows.values())
     tasks = json.loads(outcome(capsys, "tasks", "--json")[1])
-    assert {row["type"]: row["metric"] for row in tasks["tasks"]} == {"cls": "top-1", "det": "AP", "seg": "mIoU"}
+    metrics = {"cls": "top-1", "multi-label": "mAP", "det": "AP", "seg": "mIoU"}
+    assert {row["type"]: row["metric"] for row in tasks["tasks"]} == metrics
     assert {row["reader"] for row in tasks["readers"]} == set(plugins.registry("readers"))
     listed = json.loads(outcome(capsys, "plugins", "--json")[1])
     assert [row["name"] for row in listed["plugins"]] == list(plugins.manager().plugins)
