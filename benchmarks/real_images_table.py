@@ -20,7 +20,7 @@ def report(tried: Sequence[Path], cells: Sequence[Path]) -> str:
     """
     found = [json.loads(path.read_text()) for path in cells if path.exists()]
     chosen = [json.loads(path.read_text()) for path in tried if path.exists()]
-    missing = [path.stem for path in (*tried, *cells) if not path.exists()]
+    missing = [path.stem for path in (*(tried if chosen else ()), *cells) if not path.exists()]
     if not found:
         return "# Real images\n\nNothing was run yet.\n"
     steps, threads = found[0]["cell"]["steps"], sorted({record["threads"] for record in found})
