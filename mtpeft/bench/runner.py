@@ -206,7 +206,8 @@ def methods_of(config: Config) -> tuple[str, ...]:
         UsageError: where it names none, or one twice.
     """
     named = config.bench.methods or tuple(method.label for method in config.methods)
-    methods = tuple(registry("methods")) if named == ("*",) else named
+    every = dict.fromkeys((*config.bench.relative_to, *registry("methods")))
+    methods = tuple(every) if named == ("*",) else named
     if not methods:
         hint = 'e.g. methods = ["lora", "adaptformer"], or ["*"] for all'
         raise UsageError("bench.methods names no method", hint=hint)
