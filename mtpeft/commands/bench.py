@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from mtpeft.bench.runner import Comparison, remember
@@ -32,7 +32,7 @@ def run(recipe: Path, *, out: Path | None, workers: int, settings: Sequence[str]
     comparison = Comparison(recipe, folder, settings, say=lambda text: print(text, file=sys.stderr, flush=True))
     remember(comparison.config, folder)
     if not table_only:
-        comparison.run(workers, max(1, (os.cpu_count() or 1) // workers))
+        comparison.run(workers, max(1, torch.get_num_threads() // workers))
     write_file(folder / "table.md", markdown(comparison).encode())
     found = rows(comparison)
     if json:
