@@ -15,7 +15,7 @@ import numpy as np
 
 from mtpeft_tasks.maps import NAMES, VOID
 from mtpeft_tasks.readers.labelled import Labelled, LabelledReader, load_array
-from mtpeft_tasks.readers.masks import read_mask
+from mtpeft_tasks.readers.pixels import read_mask
 
 CLASSES = (
     "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",

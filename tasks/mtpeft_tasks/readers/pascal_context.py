@@ -28,7 +28,7 @@ from mtpeft.api import DataError, Split
 from mtpeft_tasks.maps import NAMES, VOID
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.labelled import Labelled, LabelledReader
-from mtpeft_tasks.readers.masks import read_mask
+from mtpeft_tasks.readers.pixels import read_mask
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +171,6 @@ def mask_value(what: str, value: int | str) -> int:
         UsageError: for any other.
     """
     text = str(value).strip()
-    if not text.isdigit() or int(text) > 255:
+    if not re.fullmatch("[0-9]{1,3}", text) or int(text) > 255:
         raise UsageError(f"{what}: {text} is no mask value", hint="give a number from 0 to 255")
     return int(text)

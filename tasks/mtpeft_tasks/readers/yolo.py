@@ -14,6 +14,7 @@ around them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from mtpeft_tasks.readers.drawn import Drawn, ShapeReader
 from mtpeft_tasks.readers.shapes import Polygons
 from mtpeft_tasks.readers.yolo_yaml import Layout, described, find_yaml, guessed
 
+_CLASS = re.compile("[0-9]{1,9}")
 _FURTHEST = 2.0
 """Times the image's side: what lies beyond is no fraction, but most likely in pixels."""
 
@@ -69,7 +71,7 @@ class Yolo(ShapeReader):
 
     def _object(self, item: Annotated, number: int, line: str, layout: Layout) -> Object:
         where, (first, *rest) = self.place(item.file, number), line.split()
-        if not first.isdigit() or int(first) >= len(layout.classes):
+        if not _CLASS.fullmatch(first) or int(first) >= len(layout.classes):
             hint = f"classes are numbers from 0 to {len(layout.classes) - 1}, of the names in {layout.named_in}"
             raise DataError(f'{where}: "{first:.20}" is no class', hint=hint)
         values = _fractions(where, rest)
@@ -83,7 +85,7 @@ class Yolo(ShapeReader):
 
 def _fractions(where: str, fields: list[str]) -> np.ndarray:
     try:
-        values = np.array(fields, np.float64)
+        values = np.array([field.replace("_", "?") for field in fields], np.float64)  # 1_0 is no number outside Python
     except ValueError:
         text = f'"{" ".join(fields):.40}"'
         raise DataError(f"{where}: {text} are no numbers", hint="separate them by spaces") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,12 @@ def test_outlines_may_overshoot_a_little_in_masks(tmp_path):
         mask(single(tmp_path / "b", entry(segmentation=[[0, 0, 9, 0, 9, 5, 0, 5]])))
     clipped = mask(single(tmp_path / "b", entry(segmentation=[[0, 0, 9, 0, 9, 5, 0, 5]])) + "?outside=clip")
     assert (clipped[0].target["mask"] == 1).all()
+
+
+def test_what_is_read_travels_to_workers(tmp_path):
+    data = single(tmp_path, entry(), entry(category=9, segmentation=RUNS))
+    for read, target in ((boxes(data), "boxes"), (mask(data), "mask")):
+        assert pickle.loads(pickle.dumps(read))[0].target[target].equal(read[0].target[target])
 
 
 def test_images_without_objects_stay(tmp_path):

@@ -79,6 +79,10 @@ def test_classes_that_are_counted_from_1(tmp_path):
     (tmp_path / "classes.txt").unlink()
     assert mask(f"masks:{tmp_path}?first=1").classes == ("1", "2", "3")
     assert mask(f"masks:{tmp_path}").classes == ("0", "1", "2", "3")
+    for value in ("²", "1" * 5000):
+        (tmp_path / "classes.txt").write_text(f"wall\nvoid={value}\n")
+        with pytest.raises(UsageError, match="is no mask value"):
+            mask(f"masks:{tmp_path}")
     with pytest.raises(UsageError, match=r"masks.first = 2 does not fit"):
         mask(f"masks:{tmp_path}?first=2")
 
