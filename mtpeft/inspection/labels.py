@@ -10,18 +10,20 @@ Histograms = Mapping[str, Mapping[str, int]]
 """For each split, how often each class is shown, in the data's own unit (images, objects or pixels)."""
 
 
-def label_errors(what: str, histograms: Histograms) -> Iterator[DataError]:
+def label_errors(what: str, histograms: Histograms, *, allow_missing: bool = False) -> Iterator[DataError]:
     """Splits without any label, and classes that are asked for but never shown in training.
 
     Args:
         what: how the data is called in messages, e.g. ``task "pets"``.
+        allow_missing: leave out the second.
     """
     for split, shown in histograms.items():
         if not sum(shown.values()):
-            raised = f"{what} has no labels in the split {split}"
-            yield DataError(raised, hint="look at its labels: mtpeft data PATH")
-    unseen = unlearned(histograms)
-    for split, names in unseen.items():
+            hint = "check where its labels are, and which classes are asked for: mtpeft data PATH shows them"
+            yield DataError(f"{what} has no labels in the split {split}", hint=hint)
+    if allow_missing:
+        return
+    for split, names in unlearned(histograms).items():
         message = f"{what} shows {listed(names)} in the split {split}, but never in train"
         hint = 'is it misspelt? Else leave it out (classes = [...]), or set missing_classes = "allow"'
         yield DataError(message, hint=hint)
