@@ -59,7 +59,7 @@ def choose(data: str, type: str = "") -> Choice:
     place = Path(data.partition("?")[0]).expanduser()
     if not place.exists():
         raise _nothing(data)
-    recognised = tuple(name for name in registry("readers") if _recognises(name, data, place, type))
+    recognised = tuple(name for name in registry("readers") if _recognises(name, place, type))
     if len(recognised) == 1:
         return Choice(f"{recognised[0]}:{data}", _types(f"{recognised[0]}:{data}", type), recognised)
     if recognised:
@@ -79,14 +79,13 @@ def _nothing(data: str) -> MtpeftError:
     return DataError(f'there is no "{data}"', hint="give a folder or file, or READER:PATH")
 
 
-def _recognises(name: str, data: str, place: Path, type: str) -> bool:
-    """Whether a reader takes the path; one that cannot be loaded, or has no such option, takes none."""
+def _recognises(name: str, place: Path, type: str) -> bool:
+    """Whether a reader takes the path; one that cannot be loaded takes none."""
     try:
-        reader, _ = open_reader(f"{name}:{data}")
+        reader, _ = open_reader(f"{name}:.")
     except MtpeftError:
         return False
-    asked = not type or resolve("tasks", type).gives in reader.gives
-    return asked and reader.recognises(place)
+    return (not type or resolve("tasks", type).gives in reader.gives) and reader.recognises(place)
 
 
 def _types(data: str, type: str) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 Near is decided on a thumbnail of 16 x 17 grey values. Its difference hash has 256 bits, each saying whether a pixel is
 brighter than its left neighbour. Two pictures are near if at most `BITS` bits differ, and the thumbnails by at most
-`GREYS` of 255 in the mean. Copies that were compressed or resized again are within both bounds, nearly always; the second
-keeps apart what has few bits to differ in, such as drawings on white.
+`GREYS` of 255 in the mean. Copies that were compressed or resized again are nearly always within both bounds; the
+second keeps apart what has few bits to differ in, such as drawings on white. Cropped or mirrored copies are not found.
 """
 
 from __future__ import annotations

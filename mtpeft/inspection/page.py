@@ -76,7 +76,8 @@ def _row(cells: Sequence[str]) -> str:
 
 def _samples(found: Survey, split: str) -> str:
     figures = [
-        f'<figure><img alt="" src="data:image/jpeg;base64,{_jpeg(picture)}"><figcaption>{escape(name)}</figcaption></figure>'
+        f'<figure><img alt="" src="data:image/jpeg;base64,{_jpeg(picture)}">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
         for name, picture in _drawn(found, split)
     ]
     return f'<h2>{escape(split)}</h2><div class="grid">{"".join(figures)}</div>'

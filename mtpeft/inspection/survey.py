@@ -9,7 +9,7 @@ from typing import Any, get_args
 from mtpeft.errors import DataError, MtpeftError
 from mtpeft.inspection.choice import Choice
 from mtpeft.inspection.duplicates import Print, Twins, find_twins, fingerprint
-from mtpeft.inspection.labels import label_errors, listed
+from mtpeft.inspection.labels import label_errors, listed, unlearned
 from mtpeft.plugins import resolve
 from mtpeft.reader import open_reader
 from mtpeft.task import Dataset, Sample, Split, Task
@@ -174,8 +174,9 @@ def _judge(found: Survey) -> None:
     """What follows from the whole: classes, empty samples and duplicates."""
     for error in label_errors("the data", found.histograms):
         found.add(error)
+    told = {label for labels in unlearned(found.histograms).values() for label in labels}
     for name, split in found.splits.items():
-        lacking = [label for label, count in split.histogram.items() if not count]
+        lacking = [label for label, count in split.histogram.items() if not count and label not in told]
         if lacking and len(lacking) < len(split.histogram):
             found.warnings[f"{name} has no sample of {listed(lacking)}"] = "its score there is undefined"
         if split.empty:

@@ -94,5 +94,7 @@ def _indented(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
     for label, text in lines:
         if text:
             indent = " " * (2 + len(label))
-            options = {"break_on_hyphens": False, "break_long_words": False}
-            yield fill(text, WIDTH, initial_indent=f"  {label}", subsequent_indent=indent, **options)
+            yield fill(
+                text, WIDTH, initial_indent=f"  {label}", subsequent_indent=indent, break_on_hyphens=False,
+                break_long_words=False,
+            )  # fmt: skip

@@ -39,8 +39,8 @@ def boxes(image: Image.Image, found: Mapping[str, Any], classes: Sequence[str]) 
     """The image with ``found["boxes"] (N, 4)`` xyxy, each in the colour of its class with its name.
 
     Args:
-        found: ``boxes`` and ``labels``, and ``scores`` where there are any: a prediction or a target. A score of 1, which
-            a target has, is not written.
+        found: ``boxes`` and ``labels``, and ``scores`` where there are any: a prediction or a target. The score of a
+            target, 1, is not written.
     """
     picture, factor = enlarged(image)
     draw, width = ImageDraw.Draw(picture), max(2, max(picture.size) // 320)

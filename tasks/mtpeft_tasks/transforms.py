@@ -202,7 +202,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """How an image is stored, as EXIF or XMP says: 1 is upright, from 5 on it lies on its side; 1 for what is damaged."""
+    """How an image is stored, as EXIF or XMP says: 1 upright (also for what is damaged), 5 to 8 on its side."""
     try:
         found = int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # what a camera wrote wrongly is no reason to leave an image out

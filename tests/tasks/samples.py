@@ -22,7 +22,7 @@ CLASSES = ("big cat", "dög")
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of a text file, after which the data must be refused with a message that names ``named`` (or the file)."""
+    """A change of a text file, after which the data must be refused, in words that name ``named`` (or the file)."""
 
     what: str
     file: Path

@@ -1,4 +1,4 @@
-"""Bad input for every registered reader: a usable data set with correct targets, or one sentence that names the file."""
+"""Bad input for every registered reader: a usable data set with correct targets, or one sentence naming the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from mtpeft.task import Sample, Task
 READERS = sorted(registry("readers"))
 PLAIN = [f"n{number:02}" for number in range(COUNT)]
 STRANGE = [
-    "with space", "two  spaces", "üñí", "日本", "🐈", "per%cent", "a+b", "a'b", "(a)", "dots.and.dots", "a&b", "semi;colon",
+    "with space", "two  spaces", "üñí", "日本", "🐈", "per%cent", "a+b", "a'b", "(a)", "dots.and.dots", "a&b",
+    "semi;colon",
 ]  # fmt: skip
 SPLITS = ("train", "val", "test")
 EXAMPLES = int(os.environ.get("MTPEFT_FUZZ", "60"))
@@ -354,7 +355,9 @@ def test_mutated_annotations(reader, sets, tmp_path_factory):
         st.sampled_from((*made.texts, *made.masks[:1], *made.images[:1])),
         st.lists(
             st.tuples(
-                st.integers(0, 10_000), st.sampled_from(["replace", "delete", "insert", "truncate"]), st.integers(0, 255)
+                st.integers(0, 10_000),
+                st.sampled_from(["replace", "delete", "insert", "truncate"]),
+                st.integers(0, 255),
             ),
             min_size=1,
             max_size=4,
