@@ -78,7 +78,7 @@ def test_what_several_readers_recognise_must_be_chosen(make, monkeypatch):
 def test_options_of_a_recognised_path(make):
     made = make("voc")
     assert choose(f"{made.root}?degenerate=skip").data == f"voc:{made.root}?degenerate=skip"
-    with pytest.raises(UsageError, match="there is no setting voc.degnerate"):
+    with pytest.raises(UsageError, match=r"there is no setting voc\.degnerate"):
         choose(f"{made.root}?degnerate=skip")
 
 

@@ -37,17 +37,21 @@ class Made:
 
     Attributes:
         data: ``READER:PATH?option=value``.
+        gives: the targets that it holds, of those that its reader gives.
         images: its pictures; spoiling one must be noticed.
         masks: pictures that are labels.
         texts: annotations and lists, to be mutated.
+        optional: those of them that may be empty, where there is nothing to say of an image.
         edits: what its format in particular must refuse.
     """
 
     data: str
     root: Path
+    gives: tuple[str, ...]
     images: tuple[Path, ...]
     masks: tuple[Path, ...] = ()
     texts: tuple[Path, ...] = ()
+    optional: tuple[Path, ...] = ()
     edits: tuple[Edit, ...] = ()
 
 
@@ -99,7 +103,7 @@ def make_folder(root: Path, names: Sequence[str]) -> Made:
         Edit("class twice", order, CLASSES[0], f"{CLASSES[0]}\n{CLASSES[0]}"),
         Edit("class missing", order, CLASSES[0], "cow", named="classes.txt"),
     )
-    return Made(f"folder:{root}", root, tuple(images), texts=(*lists, order), edits=edits)
+    return Made(f"folder:{root}", root, ("label",), tuple(images), texts=(*lists, order), edits=edits)
 
 
 def make_voc(root: Path, names: Sequence[str]) -> Made:
@@ -133,7 +137,7 @@ def make_voc(root: Path, names: Sequence[str]) -> Made:
         Edit("null byte", lists[0], f"{names[0]}\n", "a\0b\n"),
         Edit("long", lists[0], f"{names[0]}\n", "x" * 5000 + "\n", named="too long"),
     )
-    return Made(f"voc:{root}", root, tuple(images), texts=(*lists, *files[:2]), edits=edits)
+    return Made(f"voc:{root}", root, ("boxes",), tuple(images), texts=(*lists, *files[:2]), edits=edits)
 
 
 def make_masks(root: Path, names: Sequence[str]) -> Made:
@@ -155,7 +159,7 @@ def make_masks(root: Path, names: Sequence[str]) -> Made:
         Edit("too few", order, "void=2", "", named="annot"),
         Edit("too many", order, "void=2", "\n".join(map(str, range(300)))),
     )
-    return Made(f"masks:{root}", root, tuple(images), tuple(masks), (order,), edits)
+    return Made(f"masks:{root}", root, ("mask",), tuple(images), tuple(masks), (order,), edits)
 
 
 GENERATORS: dict[str, Generator] = {"folder": make_folder, "voc": make_voc, "masks": make_masks}
