@@ -386,7 +386,7 @@ def test_mutated_annotations(reader, sets, tmp_path_factory):
         """A character that is no digit carries the form: where it changes, no label may get lost in silence."""
         content = file.read_bytes()
         position %= len(content)
-        if content[position : position + 1].isdigit():
+        if content[position : position + 1].isdigit() or byte == ord("#"):  # which begins a comment in some formats
             return
         try:
             file.write_bytes(mutate(content, position, "replace", byte))
@@ -404,4 +404,4 @@ def test_mutated_annotations(reader, sets, tmp_path_factory):
 
 def test_every_reader_has_a_generator():
     """Give one that fails here a small valid data set in samples.py."""
-    assert READERS == list(registry("readers"))
+    assert list(registry("readers")) == READERS
