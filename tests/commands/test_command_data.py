@@ -9,7 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 
-from samples import COUNT, GENERATORS
+from samples import GENERATORS
+from samples_made import COUNT
 
 from mtpeft.cli import main
 from mtpeft.config import Overrides, load

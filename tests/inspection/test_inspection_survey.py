@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from PIL import Image
-from samples import CLASSES, COUNT, GENERATORS, Made
+from samples import GENERATORS
+from samples_made import CLASSES, COUNT, Made
 
 from mtpeft import plugins
 from mtpeft.errors import DataError, UsageError
@@ -62,8 +63,9 @@ class Plugin:
 @pytest.mark.parametrize("reader", TYPES)
 def test_a_path_is_recognised(make, reader):
     made = make(reader)
-    assert choose(str(made.root)) == Choice(made.data, (TYPES[reader],), (reader,))
-    assert choose(made.data) == Choice(made.data, (TYPES[reader],))
+    found = choose(str(made.root))
+    assert (found.data, found.types[0], found.recognised) == (made.data, TYPES[reader], (reader,))
+    assert choose(made.data) == Choice(made.data, found.types)
 
 
 def test_what_several_readers_recognise_must_be_chosen(make, monkeypatch):
@@ -72,6 +74,7 @@ def test_what_several_readers_recognise_must_be_chosen(make, monkeypatch):
     with pytest.raises(UsageError, match="looks like data for masks and for voc") as caught:
         choose(str(made.root))
     assert f"mtpeft data masks:{made.root} or mtpeft data voc:{made.root}" in caught.value.hint
+    monkeypatch.setattr("mtpeft_tasks.readers.voc.Voc.gives", ("boxes",))
     assert choose(str(made.root), "seg").reader == "masks"
 
 
@@ -88,8 +91,8 @@ def test_choices_that_cannot_be(make, tmp_path):
         ("nowhere", "", DataError, 'there is no "nowhere"', "READER:PATH"),
         ("vco:nowhere", "", UsageError, 'there is no reader "vco"', 'did you mean "voc"'),
         (str(tmp_path), "", UsageError, f'no reader recognises "{tmp_path}"', f"mtpeft data READER:{tmp_path}"),
-        (str(made.root), "seg", UsageError, r"recognises .* as data for seg", "READER:"),
-        (made.data, "seg", UsageError, 'reader "voc" gives no mask for seg', "boxes"),
+        (str(made.root), "cls", UsageError, r"recognises .* as data for cls", "READER:"),
+        (made.data, "cls", UsageError, 'reader "voc" gives no label for cls', "boxes"),
         (made.data, "sge", UsageError, 'no task type "sge"', 'did you mean "seg"'),
     ]
     for data, type, kind, message, hint in cases:
@@ -189,7 +192,7 @@ def test_classes_that_a_split_lacks(make):
 
 def test_faults_that_the_reader_lets_through_are_found(make, monkeypatch):
     made = make("voc")
-    monkeypatch.setattr("mtpeft_tasks.readers.voc.Voc._checked", lambda self, file, size, found: found)
+    monkeypatch.setattr("mtpeft_tasks.readers.voc.Voc.checked", lambda self, item, found: found)
     file = made.texts[3]
     file.write_text(file.read_text("utf-8").replace("<xmax>10<", "<xmax>nan<"), "utf-8")
     faults = ("has no area", "is outside its image")

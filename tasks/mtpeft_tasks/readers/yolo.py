@@ -69,7 +69,7 @@ class Yolo(ShapeReader):
 
     def _object(self, item: Annotated, number: int, line: str, layout: Layout) -> Object:
         where, (first, *rest) = self.place(item.file, number), line.split()
-        if not first.isdigit() or int(first) >= len(layout.classes):
+        if not (first.isascii() and first.isdigit()) or int(first) >= len(layout.classes):
             hint = f"classes are numbers from 0 to {len(layout.classes) - 1}, of the names in {layout.named_in}"
             raise DataError(f'{where}: "{first:.20}" is no class', hint=hint)
         values = _fractions(where, rest)
