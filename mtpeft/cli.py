@@ -192,6 +192,27 @@ def tasks(json: Json = False) -> None:
     command.run(json=json)
 
 
+@app.command(
+    epilog=_example("mtpeft data data/pets --page pets.html", "mtpeft data voc:data/cells?degenerate=skip --json")
+)
+def data(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A data set, or READER:PATH?option=value.")],
+    task: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="The task type to look at it as; by default, what fits.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page of samples (.html).")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the recipe stanza, if all is well.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of splits that are held out of the training data.")] = 0,
+    json: Json = False,
+) -> None:
+    """Look at a data set before training on it."""
+    from mtpeft.commands import data as command
+
+    command.run(path, type=task or "", json=json, page_file=page, recipe=recipe, seed=seed)
+
+
 @app.command(epilog=_example("mtpeft plugins --json"))
 def plugins(json: Json = False) -> None:
     """List plugins with their state; say which failed and why."""

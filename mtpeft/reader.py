@@ -25,12 +25,14 @@ class Reader(ABC):
         gives: the targets that its samples may have (``label``, ``boxes``, ``mask``, ...).
         classes: keep only these; empty for all.
         found: what `report` collected; None while it raises.
+        noticed: what `notice` collected.
     """
 
     gives: ClassVar[tuple[str, ...]]
 
     classes: tuple[str, ...] = ()
     found: list[DataError] | None = field(default=None, init=False, repr=False, compare=False)
+    noticed: list[DataError] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @abstractmethod
     def read(self, path: str, split: Split, *, gives: str, seed: int) -> Dataset:
@@ -54,6 +56,10 @@ class Reader(ABC):
         if self.found is None:
             raise error
         self.found.append(error)
+
+    def notice(self, error: DataError) -> None:
+        """Something that may well be meant, such as an image that no list names: kept for who looks at the data."""
+        self.noticed.append(error)
 
     def attempt(self, function: Callable[..., T], *arguments: Any) -> T | None:
         """What the function gives; None after its `DataError` was reported."""

@@ -112,6 +112,8 @@ class Task(ABC):
         loss_weight: factor on the task's loss.
         split: make so many tasks of its classes, or tasks with so many classes each; 0 for one with all.
         samples: train on so many samples, drawn once from the data's seed; 0 for all.
+        missing_classes: ``error`` where validation or test shows a class that training does not, or ``allow`` it, as
+            some published splits do: it is never learned, and counts as wrong.
     """
 
     metric_name: ClassVar[str]
@@ -119,6 +121,8 @@ class Task(ABC):
     higher_is_better: ClassVar[bool] = True
     classifies: ClassVar[bool] = False
     """One class for each image, from the pooled features: a method's `Method.classifier` may stand in for its head."""
+    gives: ClassVar[str] = ""
+    """The target that a reader must give (`Reader.gives`); empty for a type whose data comes from nowhere else."""
 
     data: str = ""
     group: str = ""
@@ -127,6 +131,7 @@ class Task(ABC):
     loss_weight: float = 1.0
     split: int | tuple[int, ...] = 0
     samples: int = 0
+    missing_classes: Literal["error", "allow"] = "error"
 
     @abstractmethod
     def dataset(self, split: Split, *, seed: int = 0) -> Dataset:
@@ -166,6 +171,18 @@ class Task(ABC):
     @abstractmethod
     def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
         """The image with its prediction drawn over it."""
+
+    def truth(self, target: dict[str, Any]) -> dict[str, Any]:
+        """A sample's target as the prediction that says it, to be drawn; the target itself where the two look alike."""
+        return target
+
+    def empty(self, target: dict[str, Any]) -> bool:
+        """Whether a sample's target holds no label at all."""
+        return bool(self.gives) and self.gives not in target
+
+    def faults(self, sample: Sample) -> list[str]:
+        """What is wrong with a sample's target, each as ``box 2 has no area``: the last net behind a reader's own."""
+        return []
 
     def collate(self, samples: list[tuple[Tensor, dict[str, Any]]]) -> tuple[Tensor, list[dict[str, Any]]]:
         """Transformed samples to ``(images (B, 3, H, W), targets)``."""

@@ -23,6 +23,7 @@ COMMANDS = [
     "export",
     "methods",
     "tasks",
+    "data",
     "plugins",
     "sites",
     "count",

@@ -19,6 +19,7 @@ ROOMS = [
     ["peft"],
     ["task"],
     ["reader"],
+    ["inspection"],
     ["evaluation", "balancing", "schedule"],
     ["builtin", "training"],
     ["reports", "export"],

@@ -175,6 +175,18 @@ def predictions_are_told_and_drawn(case: TaskCase) -> None:
         case.expect(drawn.size == (factor * image.width, factor * image.height), f"a picture has the size {drawn.size}")
 
 
+def truth_is_drawn(case: TaskCase) -> None:
+    """Samples have no faults; their targets are drawn like predictions."""
+    data = case.dataset("test")
+    for index in range(3):
+        sample = data[index]
+        target = {**sample.target, "classes": data.classes}
+        faults = case.task.faults(Sample(sample.image, target, sample.name))
+        case.expect(not faults, f"sample {index} has faults: {', '.join(faults)}")
+        if not case.task.empty(target):
+            case.task.draw(sample.image, case.task.truth(target), data.classes)
+
+
 def metric_ignores_batches(case: TaskCase) -> None:
     """The score is the same for batches of one, of five and in reverse, and counts the samples."""
     predictions, targets = case.predictions(10)
@@ -211,7 +223,7 @@ def head_grows(case: TaskCase) -> None:
 CHECKS: tuple[Callable[[TaskCase], None], ...] = (
     settings_round_trip, splits_are_disjoint, data_is_the_same_again, manifest_counts, transform_follows_the_seed,
     head_runs_on_every_backbone, loss_is_a_mean, missing_targets_cost_nothing, predictions_are_told_and_drawn,
-    metric_ignores_batches, nothing_seen_is_undefined, head_grows,
+    truth_is_drawn, metric_ignores_batches, nothing_seen_is_undefined, head_grows,
 )  # fmt: skip
 
 

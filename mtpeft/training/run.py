@@ -26,6 +26,7 @@ from mtpeft.plugins import create
 from mtpeft.recipe import RANDOM_WEIGHTS
 from mtpeft.schedule import Begin, End, Evaluate, Event, Schedule, TaskSize, key
 from mtpeft.task import Dataset, Head, Split, Task
+from mtpeft.training.checked import check_data as check
 from mtpeft.training.checkpoint import current_state
 from mtpeft.training.datasets import Drawn, Joined
 from mtpeft.training.disk import read_json
@@ -252,7 +253,7 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     Args:
         inherited: tasks that another run trained and this one does not.
         first_stage: number of stages that other runs made before.
-        check_data: open every split of every task.
+        check_data: open every split of every task, and look at what its labels are.
     """
     tasks, methods = build_tasks(config), build_methods(config)
     schedule = create("schedules", config.schedule.name, config.schedule.settings, "schedule", config.origin)
@@ -275,9 +276,7 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     run = Run(config, folder, device, backbone, parameters, host, tasks, schedule, balancer, inherited, first_stage)
     run.matrix = ResultMatrix(task_records(run), schedule.plan(list(run.trained)))
     if check_data:
-        for name in tasks:
-            for split in run.splits:
-                run.dataset(name, split)
+        check(run)
     return run
 
 

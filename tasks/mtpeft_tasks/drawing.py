@@ -39,15 +39,16 @@ def boxes(image: Image.Image, found: Mapping[str, Any], classes: Sequence[str]) 
     """The image with ``found["boxes"] (N, 4)`` xyxy, each in the colour of its class with its name.
 
     Args:
-        found: ``boxes`` and ``labels``, and ``scores`` where there are any: a prediction or a target.
+        found: ``boxes`` and ``labels``, and ``scores`` where there are any: a prediction or a target. The score of a
+            target, 1, is not written.
     """
     picture, factor = enlarged(image)
-    draw = ImageDraw.Draw(picture)
+    draw, width = ImageDraw.Draw(picture), max(2, max(picture.size) // 320)
     scores = found.get("scores", [None] * len(found["boxes"]))
     for box, label, score in zip(found["boxes"], found["labels"], scores, strict=True):
         left, top, right, bottom = (factor * float(side) for side in box)
-        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour(int(label)), width=2)
-        text = classes[int(label)] + ("" if score is None else f" {float(score):.2f}")
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour(int(label)), width=width)
+        text = classes[int(label)] + ("" if score is None or score >= 1 else f" {float(score):.2f}")
         _label(draw, (left, top), text, colour(int(label)))
     return picture
 
@@ -99,8 +100,8 @@ def _instead(image: Image.Image, pixels: np.ndarray) -> Image.Image:
 
 
 def _label(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, fill: tuple[int, int, int]) -> int:
-    """Text on a filled plate; gives the plate's bottom."""
-    font = ImageFont.load_default()
+    """Text on a filled plate, larger on larger pictures; gives the plate's bottom."""
+    font = ImageFont.load_default(max(10, max(draw.im.size) // 48))
     _, _, right, bottom = draw.textbbox(corner, text, font=font)
     draw.rectangle((corner[0], corner[1], right + 2, bottom + 2), fill=fill)
     bright = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] > 140

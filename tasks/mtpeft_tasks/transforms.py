@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import functional as F
 from mtpeft.api import ImageConfig, Sample, UsageError, did_you_mean
 from mtpeft_tasks.maps import MAPS, Map
 
+_ORIENTATION = 0x0112
 Fit = Literal["stretch", "pad"]
 Preset = Literal["none", "light", "standard"]
 Pairs = Sequence[tuple[str, str]]
@@ -189,14 +190,24 @@ def check_flip(classes: Sequence[str], pairs: Pairs) -> None:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as RGB, upright (EXIF orientation); 16- and 32-bit greys are scaled, not cut off."""
-    if image.mode == "RGB" and "exif" not in image.info:
+    if orientation(image) > 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
         return image
-    image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
         scale = 255 / 65535 if values.max(initial=0) > 255 else 1.0
         return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)).convert("RGB")
     return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+
+
+def orientation(image: Image.Image) -> int:
+    """How an image is stored, as EXIF or XMP says: 1 upright (also for what is damaged), 5 to 8 on its side."""
+    try:
+        found = int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # what a camera wrote wrongly is no reason to leave an image out
+        return 1
+    return found if 1 <= found <= 8 else 1
 
 
 def _window(size: tuple[int, int], augment: Augmentation) -> tuple[int, int, int, int]:

@@ -167,7 +167,26 @@ class SaysNotANumber(Toy):
         return {"score": float("nan")}
 
 
+@dataclass
+class DrawsNoTruth(Toy):
+    gives: ClassVar[str] = "label"
+
+    def truth(self, target: dict[str, Any]) -> dict[str, Any]:
+        return {"class": target["label"]}
+
+    def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
+        return image.copy() if classes[prediction["label"]] else image
+
+
+@dataclass
+class FindsFaults(Toy):
+    def faults(self, sample: Sample) -> list[str]:
+        return ["its label is wrong"]
+
+
 FOUND = {
+    DrawsNoTruth: "truth_is_drawn",
+    FindsFaults: "truth_is_drawn",
     OneSplit: "splits_are_disjoint",
     OtherRandomness: "transform_follows_the_seed",
     NoTargets: "missing_targets_cost_nothing",

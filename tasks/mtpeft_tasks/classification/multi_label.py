@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import FeaturesInfo, Head, Metric
+from mtpeft.api import FeaturesInfo, Head, Metric, Sample
 from mtpeft_tasks.classification.heads import HEADS
 from mtpeft_tasks.classification.metric import MeanAveragePrecision
 from mtpeft_tasks.digits import Kind
@@ -78,3 +78,15 @@ class MultiLabel(ImageTask):
         probabilities = prediction["probabilities"]
         said = [f"{classes[index]} {float(probabilities[index]):.0%}" for index in prediction["labels"].tolist()]
         return caption(image, ", ".join(said) or "no class")
+
+    def truth(self, target: dict[str, Any]) -> dict[str, Any]:
+        probabilities = torch.zeros(len(target["classes"]))
+        probabilities[target["labels"]] = 1.0
+        return {"labels": target["labels"], "probabilities": probabilities}
+
+    def empty(self, target: dict[str, Any]) -> bool:
+        return not len(target.get("labels", ()))
+
+    def faults(self, sample: Sample) -> list[str]:
+        labels, count = sample.target.get("labels", torch.zeros(0)).tolist(), len(sample.target["classes"])
+        return [f"label {label} is none of the {count} classes" for label in labels if not 0 <= label < count]

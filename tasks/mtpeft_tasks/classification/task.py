@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import FeaturesInfo, Head, Metric
+from mtpeft.api import FeaturesInfo, Head, Metric, Sample
 from mtpeft_tasks.classification.heads import HEADS
 from mtpeft_tasks.classification.metric import Accuracy
 from mtpeft_tasks.digits import Kind
@@ -67,3 +67,11 @@ class Classification(ImageTask):
     def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
         label = prediction["label"]
         return caption(image, f"{classes[label]} {float(prediction['probabilities'][label]):.0%}")
+
+    def truth(self, target: dict[str, Any]) -> dict[str, Any]:
+        label = int(target["label"])
+        return {"label": label, "probabilities": F.one_hot(torch.tensor(label), len(target["classes"])).float()}
+
+    def faults(self, sample: Sample) -> list[str]:
+        label, count = int(sample.target.get("label", 0)), len(sample.target["classes"])
+        return [] if 0 <= label < count else [f"label {label} is none of the {count} classes"]

@@ -71,6 +71,27 @@ class Detection(ImageTask):
         shown = prediction["scores"] >= _SHOWN
         return drawing.boxes(image, {name: value[shown] for name, value in prediction.items()}, classes)
 
+    def truth(self, target: dict[str, Any]) -> dict[str, Any]:
+        boxes, labels = target["boxes"], target["labels"]
+        return {"boxes": boxes, "labels": labels, "scores": torch.ones(len(boxes))}
+
+    def empty(self, target: dict[str, Any]) -> bool:
+        return not len(target.get("boxes", ()))
+
+    def faults(self, sample: Sample) -> list[str]:
+        """Boxes without area or outside their image, labels that are no class, one of them more than of the other."""
+        if self.empty(sample.target):
+            return []
+        boxes, labels, count = sample.target["boxes"], sample.target["labels"], len(sample.target["classes"])
+        if len(boxes) != len(labels):
+            return [f"it has {len(boxes)} boxes and {len(labels)} labels"]
+        limit = boxes.new_tensor([sample.image.width, sample.image.height])
+        inside = (boxes >= 0).all(1) & (boxes[:, 2:] <= limit).all(1)
+        named = (labels >= 0) & (labels < count)
+        wrong = {"has no area": ~_has_area(boxes), "is outside its image": ~inside, f"is of no class ({count})": ~named}
+        rows = [(row, fault) for fault, those in wrong.items() for row in those.nonzero()[:, 0].tolist()]
+        return [f"box {row + 1} {fault}: {_shown(boxes[row])}" for row, fault in sorted(rows)]
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -80,11 +101,19 @@ class Checked:
 
     def __call__(self, sample: Sample) -> tuple[Tensor, dict[str, Any]]:
         boxes = sample.target.get("boxes", torch.zeros(0, 4))
-        bad = ~(boxes[:, 2:] > boxes[:, :2]).all(1)  # also where a coordinate is not a number
+        bad = ~_has_area(boxes)
         if bad.any():
-            box = [round(value, 2) for value in boxes[bad][0].tolist()]
             raise DataError(
-                f"{sample.name} has a box without area: {box} (x1, y1, x2, y2).",
+                f"{sample.name} has a box without area: {_shown(boxes[bad][0])} (x1, y1, x2, y2).",
                 hint="remove the box, or swap its corners so that x1 < x2 and y1 < y2",
             )
         return self.transform(sample)
+
+
+def _has_area(boxes: Tensor) -> Tensor:
+    """``(N,) bool``, False also where a coordinate is not a number."""
+    return (boxes[:, 2:] > boxes[:, :2]).all(1)
+
+
+def _shown(box: Tensor) -> list[float]:
+    return [round(value, 2) for value in box.tolist()]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
@@ -12,14 +10,12 @@ from typing import TypeVar
 from PIL import Image
 
 from mtpeft.api import DataError, UsageError, did_you_mean
-from mtpeft_tasks.transforms import to_rgb
+from mtpeft_tasks.transforms import orientation, to_rgb
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 IMAGES = ("images", "JPEGImages", "img")
 """How layouts that keep images apart from their labels name the folder of images."""
 HELD_OUT = {"test": 0.2, "val": 0.1}
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-_ORIENTATION = 0x0112
 Item = TypeVar("Item")
 
 
@@ -29,7 +25,11 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: naming the file, where it is missing, truncated or no image.
     """
-    return to_rgb(decode(path))
+    image = decode(path)
+    try:
+        return to_rgb(image)
+    except Exception as error:
+        raise _unreadable(path, error) from None
 
 
 def loaded(name: str, load: Callable[[], Image.Image]) -> Image.Image:
@@ -42,7 +42,7 @@ def loaded(name: str, load: Callable[[], Image.Image]) -> Image.Image:
         with load() as image:
             image.load()
             return to_rgb(image)
-    except _UNREADABLE as error:
+    except Exception as error:
         raise _unreadable(name, error) from None
 
 
@@ -56,7 +56,7 @@ def decode(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image
-    except _UNREADABLE as error:
+    except Exception as error:  # on damaged bytes decoders raise nearly anything
         raise _unreadable(path, error) from None
 
 
@@ -68,9 +68,9 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            turned = orientation(image) >= 5 and image.format != "TIFF"  # of a TIFF, Pillow gives the upright size
             return (image.width, image.height) if turned else (image.height, image.width)
-    except _UNREADABLE as error:
+    except Exception as error:
         raise _unreadable(path, error) from None
 
 
@@ -149,12 +149,29 @@ def read_lines(path: Path) -> list[str]:
         DataError: where it is not UTF-8 text, or cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise DataError(f'list "{path}" is not UTF-8 text', hint="write one entry per line") from None
     except OSError as error:
         raise DataError(f'list "{path}" cannot be read: {error.strerror}', hint="check the path and the file") from None
     return [line.strip() for line in lines if line.strip()]
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The lines of a list in which each stands once: classes, or the files of a split.
+
+    Raises:
+        DataError: where it is not UTF-8 text, is empty, or has a line twice.
+    """
+    names = read_lines(path)
+    if not names:
+        raise DataError(f'list "{path}" is empty', hint="write one name per line")
+    before: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if before.setdefault(name, number) != number:
+            message = f'list "{path}", entry {number}: "{name}" is entry {before[name]} too'
+            raise DataError(message, hint="keep one of the two")
+    return tuple(names)
 
 
 def asked_classes(known: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
@@ -193,11 +210,16 @@ def _hold_out(items: Sequence[Item], groups: Mapping[Item, Hashable], fraction: 
         members.setdefault(groups[item], []).append(item)
     held: set[Item] = set()
     for group in members.values():
-        group.sort(key=lambda item: hashlib.sha256(f"{key}:{item}".encode()).digest())
+        group.sort(key=lambda item: hashlib.sha256(_encoded(f"{key}:{item}")).digest())
         held.update(group[: max(1, round(fraction * len(group))) if len(group) > 1 else 0])
     return held
 
 
 def digest(lines: Iterable[str]) -> str:
     """The sha256 of a list of files and labels."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(_encoded("\n".join(lines))).hexdigest()
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8, or the bytes that a file's name is made of where it is none."""
+    return text.encode("utf-8", "surrogateescape")

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from mtpeft.api import DataError
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labels import SPLITS, Entry, Files, Found, LabelReader, class_names
+from mtpeft_tasks.readers.labels import SPLITS, Entry, Files, Found, LabelReader, class_names, holds
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Folder(LabelReader):
     def _find(self, root: Path) -> tuple[Path, dict[str, list[Entry]]]:
         """The folder that paths are relative to, and the entries of the splits that the data has."""
         if (root / "train").is_dir():
-            return root, {name: _scan(root, root / name) for name in SPLITS if (root / name).is_dir()}
+            return root, {name: self._scan(root, root / name) for name in SPLITS if (root / name).is_dir()}
         for base in (root, root.parent):
             lists = {name: base / f"{name}.txt" for name in SPLITS if (base / f"{name}.txt").is_file()}
             if "train" in lists:
@@ -55,7 +55,22 @@ class Folder(LabelReader):
                 splits = {name: self._listed(base, file, prefix) for name, file in lists.items()}
                 if base == root or any(splits.values()):
                     return base, splits
-        return root, {"train": _scan(root, root)}
+        return root, {"train": self._scan(root, root)}
+
+    def _scan(self, root: Path, folder: Path) -> list[Entry]:
+        """The images in class folders; what else lies there is noticed, unless it is hidden."""
+        labels = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+        entries = []
+        for label in labels:
+            images = files.images_in(label)
+            paths = [file.relative_to(root).as_posix() for file in images]
+            entries += [Entry(path, (label.name,), f'"{path}"') for path in paths]
+            for other in sorted({*label.iterdir()} - {*images, *label.glob(".*")}):
+                hint = f"images end in one of {', '.join(sorted(files.SUFFIXES))}"
+                self.notice(DataError(f'"{other}" is no image by its name, and left out', hint=hint))
+            if not images:
+                self.notice(DataError(f'"{label}" holds no image, and is no class', hint="fill or remove the folder"))
+        return entries
 
     def _listed(self, base: Path, file: Path, prefix: str) -> list[Entry]:
         """The entries of a list file whose path begins with the prefix."""
@@ -64,21 +79,22 @@ class Folder(LabelReader):
         return [entry for entry in tried if entry is not None]
 
 
-def _scan(root: Path, folder: Path) -> list[Entry]:
-    labels = sorted(child for child in folder.iterdir() if child.is_dir())
-    paths = [(file.relative_to(root).as_posix(), label.name) for label in labels for file in files.images_in(label)]
-    return [Entry(path, (label,), f'"{path}"') for path, label in paths]
-
-
 def _entry(base: Path, where: str, line: str) -> Entry:
-    """A line ``relative/path label``, or ``relative/path`` alone in the folder of its class."""
-    try:
-        files.inside(base, line, where)
-        path, label = line, Path(line).parent.name
-    except DataError:
-        path, _, label = line.rpartition(" ")
-        files.inside(base, path.strip() or line, where)
+    """A line ``relative/path``, or ``relative/path label``: up to one of its spaces it names a file."""
+    path = _file_in(base, line) or line.rpartition(" ")[0].strip() or line
+    label = line.removeprefix(path).strip()
+    if not files.inside(base, path, where).is_file():
+        raise DataError(f'{where}: "{path}" is no file', hint='a line is "relative/path" or "relative/path label"')
+    if _file_in(base, label):
+        raise DataError(f'{where}: "{line}" names two files', hint="write one image per line")
+    label = label or Path(path).parent.name
     if not label:
-        hint = "add it after a space, or use CLASS/file"
-        raise DataError(f'{where}: "{line}" has no label', hint=hint)
-    return Entry(path.strip(), (label,), where)
+        raise DataError(f'{where}: "{line}" has no label', hint="add it after a space, or use CLASS/file")
+    return Entry(path, (label,), where)
+
+
+def _file_in(base: Path, line: str) -> str:
+    """What a line begins with, up to one of its spaces or the end, that is a file; empty where nothing is."""
+    words = line.split(" ")
+    starts = (" ".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((start for start in starts if holds(base, start)), "")

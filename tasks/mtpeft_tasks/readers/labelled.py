@@ -125,6 +125,8 @@ class LabelledReader(Reader, ABC):
         if name not in pictures:
             raise DataError(f'"{root / self.images}" has no image "{name}"', hint="the lists of the splits name it")
         labels = self.files(root, name, gives)
+        if not pictures[name].is_file():
+            raise DataError(f'image "{pictures[name]}" is no file', hint="replace it")
         for file in labels:
             if not file.is_file():
                 raise DataError(f'image "{name}" has no labels: "{file}" does not exist', hint="add it, or unlist it")

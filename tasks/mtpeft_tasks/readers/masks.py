@@ -78,16 +78,28 @@ class Masks(SplitReader):
         raise DataError(f'"{root}" has no images with masks', hint=hint)
 
     def _match(self, images: Path, masks: Path) -> list[Pair]:
-        found = {file.stem: file for file in files.images_in(masks)}
+        found, pictures = self._by_stem(masks), self._by_stem(images)
         pairs = []
-        for image in files.images_in(images):
-            if image.stem in found:
-                pairs.append(Pair(image, found[image.stem]))
+        for name, image in pictures.items():
+            if name in found:
+                pairs.append(Pair(image, found[name]))
             else:
-                self.report(DataError(f'image "{image}" has no mask', hint=f'add "{masks / image.stem}.png"'))
+                self.report(DataError(f'image "{image}" has no mask', hint=f'add "{masks / name}.png"'))
+        for name in sorted(found.keys() - pictures.keys()):
+            self.report(
+                DataError(f'mask "{found[name]}" has no image', hint=f'add "{images / name}.jpg", or remove it')
+            )
         if not pairs:
             raise DataError(f'"{images}" has no images', hint=f"known suffixes: {', '.join(sorted(files.SUFFIXES))}")
         return pairs
+
+    def _by_stem(self, folder: Path) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for file in files.images_in(folder):
+            if (other := found.setdefault(file.stem, file)) is not file:
+                message = f'"{other}" and "{file}" are images of one name'
+                self.report(DataError(message, hint="an image and its mask belong together by name: remove one"))
+        return found
 
 
 def _values(root: Path, ignored: frozenset[int], first: int, train: list[Pair]) -> Values:

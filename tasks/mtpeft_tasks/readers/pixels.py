@@ -158,6 +158,8 @@ def named(file: Path, classes: Sequence[str], ignored: frozenset[int]) -> Values
     values = Values(tuple(classes), ignored)
     if not values.named:
         raise DataError(f'"{file}" names no class', hint="write one name per line")
+    if len(classes) > IGNORED:
+        raise DataError(f'"{file}" names {len(classes)} classes', hint="the values of masks go from 0 to 254")
     for name in values.named:
         if values.named.count(name) > 1:
             raise DataError(f'"{file}" names the class "{name}" twice', hint="give each value a name of its own")

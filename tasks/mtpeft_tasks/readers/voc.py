@@ -13,6 +13,7 @@ the validation split, as published results on VOC 2012 do.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -55,7 +56,7 @@ class Voc(BoxReader):
         if gives == "mask":
             splits = self.tested(self._splits(root, "Segmentation", "SegmentationClass", ".png"))
             names = self.members(splits, split, seed)
-            pictures = _pictures(root)
+            pictures = self._pictures(root)
             pairs = [self.attempt(_pair, root, name, pictures) for name in names]
             return masked(self, root, split, [pair for pair in pairs if pair is not None], _values(root))
         splits = self.tested(self._splits(root, "Main", "Annotations", ".xml"))
@@ -84,8 +85,8 @@ class Voc(BoxReader):
     def _names(self, file: Path) -> list[str]:
         names: dict[str, None] = {}
         for number, line in enumerate(files.read_lines(file), 1):
-            name = line.split()[0]
-            if Path(name).name != name or name in names:
+            name = _name(file.parents[2], line)
+            if Path(name).name != name or "\0" in name or name in names:
                 what = "is there twice" if name in names else "is no name of a file"
                 hint = "lists have one name a line, without folder and suffix"
                 self.report(DataError(f'"{file}", entry {number}: "{name}" {what}', hint=hint))
@@ -98,12 +99,31 @@ class Voc(BoxReader):
         tried = {name: self.attempt(_objects, root / "Annotations" / f"{name}.xml", self.origin) for name in every}
         annotations = {name: objects for name, objects in tried.items() if objects is not None}
         kept = files.asked_classes(_classes(root, annotations), self.classes)
-        pictures = _pictures(root)
+        pictures = self._pictures(root)
+        self._unnamed(root, every, pictures)
         named = [name for name in names if name in annotations]
         items = [self.attempt(self._item, root, name, pictures, annotations[name], kept) for name in named]
         found = [item for item in items if item is not None]
         require_objects(found, kept, root, split)
         return Boxed(found, kept)
+
+    def _pictures(self, root: Path) -> dict[str, Path]:
+        """The images by the stems of their names."""
+        found: dict[str, Path] = {}
+        for file in files.images_in(files.folder(root / "JPEGImages")):
+            if (other := found.setdefault(file.stem, file)) is not file:
+                message = f'images "{other}" and "{file}" share an annotation'
+                self.report(DataError(message, hint="give one of them another name, or remove it"))
+        return found
+
+    def _unnamed(self, root: Path, named: Container[str], pictures: dict[str, Path]) -> None:
+        """Notice images without annotation, and annotations that no list names."""
+        annotated = {file.stem for file in (root / "Annotations").glob("*.xml")}
+        hint = "that is no error: it is left out"
+        for name in sorted(name for name in pictures.keys() - annotated if name not in named):
+            self.notice(DataError(f'image "{pictures[name]}" has no annotation', hint=hint))
+        for name in sorted(name for name in annotated if name not in named):
+            self.notice(DataError(f'annotation "{root / "Annotations" / name}.xml" is in no split', hint=hint))
 
     def _item(
         self, root: Path, name: str, pictures: dict[str, Path], objects: tuple[Object, ...], kept: tuple[str, ...]
@@ -115,8 +135,13 @@ class Voc(BoxReader):
         return replace(item, objects=tuple(found for found in whole if found is not None))
 
 
-def _pictures(root: Path) -> dict[str, Path]:
-    return {file.stem: file for file in files.images_in(files.folder(root / "JPEGImages"))}
+def _name(root: Path, line: str) -> str:
+    """The name in a line ``NAME`` or, as lists of one class have it, ``NAME 1``."""
+    name, *flag = line.split()
+    is_name = flag not in ([], ["1"], ["0"], ["-1"])
+    if not is_name and flag:
+        is_name = (root / "Annotations" / f"{line[:200]}.xml").is_file()
+    return line if is_name else name
 
 
 def _picture(file: Path, name: str, pictures: dict[str, Path]) -> Path:
@@ -142,16 +167,23 @@ def _objects(file: Path, shift: float) -> tuple[Object, ...]:
         tree = ElementTree.parse(file).getroot()
     except FileNotFoundError:
         raise DataError(f'annotation "{file}" does not exist', hint="add it, or drop its name from the list") from None
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f'annotation "{file}" cannot be opened: {error.strerror}', hint="correct its name") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: of encodings
         raise DataError(f'annotation "{file}" is not valid xml: {error}', hint="repair or remove the file") from None
+    if tree.tag != "annotation":
+        raise DataError(f'annotation "{file}" is a document "{tree.tag}"', hint="VOC's begin with <annotation>")
     return tuple(_object(file, number, node, shift) for number, node in enumerate(tree.iter("object"), 1))
 
 
 def _object(file: Path, number: int, node: ElementTree.Element, shift: float) -> Object:
     label = _field(file, number, node, "name")
     left, top, right, bottom = (_side(file, number, node, side) for side in _SIDES)
-    difficult = (node.findtext("difficult") or "0").strip() == "1"
-    return Object(number, label, (left - shift, top - shift, right, bottom), difficult)
+    difficult = (node.findtext("difficult") or "0").strip()
+    if difficult not in ("0", "1"):
+        message = f'annotation "{file}", object {number}: difficult "{difficult}" is neither 0 nor 1'
+        raise DataError(message, hint="correct it, or remove the field")
+    return Object(number, label, (left - shift, top - shift, right, bottom), difficult == "1")
 
 
 def _field(file: Path, number: int, node: ElementTree.Element, field: str) -> str:
@@ -164,6 +196,8 @@ def _field(file: Path, number: int, node: ElementTree.Element, field: str) -> st
 def _side(file: Path, number: int, node: ElementTree.Element, side: str) -> float:
     text = _field(file, number, node, f"bndbox/{side}")
     try:
+        if "_" in text:  # which Python would read as 10 in 1_0
+            raise ValueError
         return float(text)
     except ValueError:
         message = f'annotation "{file}", object {number}: bndbox/{side} "{text}" is no number'
@@ -174,7 +208,7 @@ def _classes(root: Path, annotations: dict[str, tuple[Object, ...]]) -> tuple[st
     listed = root / "classes.txt"
     if not listed.is_file():
         return tuple(sorted({found.label for objects in annotations.values() for found in objects}))
-    known = tuple(files.read_lines(listed))
+    known = files.read_names(listed)
     for name, objects in annotations.items():
         for found in objects:
             if found.label not in known:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import FeaturesInfo, Head, Metric
+from mtpeft.api import FeaturesInfo, Head, Metric, Sample
 from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import at_image_size, at_output_size
 from mtpeft_tasks.digits import Kind
@@ -75,3 +75,16 @@ class Segmentation(ImageTask):
     def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
         plain = [index for index, name in enumerate(classes) if name == "background"]
         return drawing.mask(image, prediction["mask"].numpy(), classes, plain=plain)
+
+    def empty(self, target: dict[str, Any]) -> bool:
+        return "mask" not in target or bool((target["mask"] == IGNORED).all())
+
+    def faults(self, sample: Sample) -> list[str]:
+        """A mask of another size than its image, or with a value that is neither a class nor 255."""
+        if "mask" not in sample.target:
+            return []
+        mask, image, count = sample.target["mask"], sample.image, len(sample.target["classes"])
+        if tuple(mask.shape) != (image.height, image.width):
+            return [f"its mask is {tuple(mask.shape)[::-1]}, and the image {image.size}"]
+        values = [value for value in mask.unique().tolist() if value != IGNORED and not 0 <= value < count]
+        return [f"its mask has the value {value}, and there are {count} classes" for value in values]
