@@ -100,7 +100,7 @@ class TorchvisionData(LabelReader):
         known = KNOWN[name]
         sets = {split: self._opened(name, root, arguments) for split, arguments in known.splits.items()}
         splits = {split: _entries(name, split, data, known) for split, data in sets.items()}
-        return Found(Items(sets), splits, _names(sets["train"], known), name)
+        return Found(Items(sets), splits, _names(sets["train"], known), f"{name} in {root}")
 
     def _opened(self, name: str, root: Path, arguments: Mapping[str, Any]) -> Any:
         try:
