@@ -33,7 +33,10 @@ def _what(report: Mapping[str, Any]) -> str:
     if report["recognised"]:
         lines.append(("recognised", f"by the reader {report['reader']} alone"))
     if report["other_types"]:
-        lines.append(("also", f"{', '.join(report['other_types'])}: look with --task {report['other_types'][0]}"))
+        others = ", ".join(report["other_types"])
+        lines.append(
+            ("others", f"the reader {report['reader']} serves {others} too: --task {report['other_types'][0]}")
+        )
     return "\n".join(f"{label:{LABEL}}{text}" for label, text in lines)
 
 

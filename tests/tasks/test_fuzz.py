@@ -334,7 +334,7 @@ def test_annotations_that_are_none(made, content: bytes):
 
 def named(message: str, made: Made) -> bool:
     """Whether a message names a file or folder of the data; one that lies within a library, by split and number."""
-    if not made.images and re.search(r'"(train|val|test)/\d+"', message):
+    if not made.images and re.search(r"(train|val|test)/\d+", message):
         return True
     return str(made.root) in message or any(path.name in message for path in made.root.rglob("*"))
 
