@@ -23,7 +23,7 @@ ROWS = [
     ("difffit", {}, BITFIT + NORMS // 2 + 2 * L * D, 140_544),
     ("ia3", {}, L * (2 * D + M), 55_296),
     ("attnscale", {}, L * 12 + NORMS, None),
-    ("adapterbias", {}, L * (2 * D + 1), None),
+    ("adapterbias", {}, L * (D + M + 1), None),
     ("lora", {"rank": 8, "init": "olora", "at": "attn.qkv"}, L * 8 * (D + 3 * D), 294_912),
     ("lora", {"rank": 8, "init": "gaussian"}, 2 * L * 8 * 2 * D, 294_912),
     ("lora-fa", {"rank": 8}, 2 * L * 8 * D, None),

@@ -161,6 +161,19 @@ def test_spt_keeps_to_its_budget_and_is_saved_with_its_structure(form, tmp_path)
     assert set(again.trainable(["a"])) == set(host.trainable(["a"]))
 
 
+def test_spt_puts_a_bottleneck_behind_what_a_dense_matrix_gives():
+    host = make("spt", form="adapter", budget=100_000, hidden=2, threshold=1e-3)
+    layer, seen = host.backbone.blocks[1].mlp.fc2, {}
+    parts = {p.site.name: p.part for p in host.parts_of(host.methods["spt"], ["a"])}
+    own = parts["blocks.1.mlp.fc2"]
+    torch.nn.init.normal_(own.up.weight)
+    layer.register_forward_hook(lambda module, args, y: seen.update(x=args[0], y=y))
+    host(torch.randn(2, 3, *host.image_size), "a")
+    y = F.linear(seen["x"], layer.weight, layer.bias)
+    expected = y + F.linear(F.gelu(F.linear(y, own.down.weight, own.down.bias)), own.up.weight, own.up.bias)
+    torch.testing.assert_close(seen["y"], expected)
+
+
 def test_spt_runs_where_only_some_matrices_get_a_module():
     host = make("spt", at="linear", budget=3000)
     parts = [placed.part for placed in host.parts_of(host.methods["spt"], ["a"])]

@@ -113,10 +113,21 @@ def test_attnscale_refuses_where_a_scale_on_queries_means_nothing(family):
 
 def test_adapterbias_shifts_each_token_along_one_direction():
     host = attached("adapterbias")
-    part = host.parts_of(host.methods["adapterbias"], ["a"])[0].part
-    y = torch.randn(2, 5, 32)
-    amount = y @ part.weight.weight[0] + part.weight.bias
-    torch.testing.assert_close(part(y, y), y + torch.einsum("bn,d->bnd", amount, part.direction))
+    layer, seen = host.backbone.blocks[1].mlp.fc2, {}
+    layer.register_forward_hook(lambda module, args, y: seen.update(hidden=args[0], y=y))
+    host(torch.randn(2, 3, *host.image_size), "a")
+    weight, offset, direction = (value(host, "blocks.1.mlp.fc2", name) for name in ("weight", "offset", "direction"))
+    amount = seen["hidden"] @ weight[0] + offset
+    plain = F.linear(seen["hidden"], layer.weight, zoo()["vit"]().blocks[1].mlp.fc2.bias)
+    torch.testing.assert_close(seen["y"], plain + torch.einsum("bn,d->bnd", amount, direction[:, 0]))
+
+
+def test_adapterbias_is_an_update_of_rank_one():
+    host = attached("adapterbias")
+    weight, offset, direction = (value(host, "blocks.1.mlp.fc2", name) for name in ("weight", "offset", "direction"))
+    plain, merged = zoo()["vit"]().blocks[1].mlp.fc2, host.merged_state("a")
+    torch.testing.assert_close(merged["blocks.1.mlp.fc2.weight"], plain.weight + direction @ weight)
+    torch.testing.assert_close(merged["blocks.1.mlp.fc2.bias"], plain.bias + offset * direction[:, 0])
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "orthogonal"])

@@ -1,8 +1,9 @@
 """Ladder side-tuning (NeurIPS 2022, arXiv 2206.06522): a narrow transformer beside a backbone without gradient.
 
 ``s_l = Block_l(mu_l s_{l-1} + (1 - mu_l) down_l(h_l))`` with ``h_l`` the output of block ``l``, ``mu_l =
-sigmoid(a_l / T)``. The side stream's output is added to the backbone's features through ``up``, which starts at
-zero (the paper reads the side stream alone and prunes its weights from the backbone).
+sigmoid(a_l / T)``, from ``s_0 = 0`` (the released code starts from the narrowed embedding). The side stream's output is
+added to the backbone's features through ``up``, which starts at zero (the paper reads the side stream alone and prunes
+its weights from the backbone).
 """
 
 from __future__ import annotations

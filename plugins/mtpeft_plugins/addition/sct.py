@@ -3,8 +3,8 @@
 ``x[K] += s (W x[K] + b)`` on the stream behind each attention. ``K`` are the channels with the largest activations
 on the training data: for each class the root of the mean square over its images and tokens, then the mean over
 classes (samples without a class label count as one class). They are chosen once, before training, and saved with
-the part. ``W`` and ``b`` start at zero (the released code draws them); until data was seen, ``K`` are the first
-channels.
+the part. ``W`` and ``b`` start at zero; until data was seen, ``K`` are the first channels. (The released code draws
+``W``, and takes norms instead of means, so that a class with more images weighs more.)
 """
 
 from __future__ import annotations

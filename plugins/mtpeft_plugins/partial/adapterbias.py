@@ -1,27 +1,37 @@
 """AdapterBias (NAACL 2022, arXiv 2205.00305): a shift behind each MLP, weighted token by token.
 
-``y' = y + alpha(y) v`` with ``y`` the MLP's output, ``v (d,)`` and ``alpha: d -> 1`` linear; ``v`` is zero at the
-start.
+``y' = y + alpha(h) v`` with ``y = W h + b`` the MLP's last layer, ``v (d,)`` and ``alpha: m -> 1`` linear, which reads
+the hidden units ``h`` as the released code does. That is an update of rank one, ``W' = W + v a^T`` and ``b' = b + c
+v``, and it merges; ``v`` is zero at the start.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, OutputPart, Site, zeros
+from mtpeft.api import LowRankPart, Method, Site, zeros
 
 
-class TokenShift(OutputPart):
-    """The direction ``v`` and the linear ``alpha`` that says how far each token goes along it."""
+class TokenShift(LowRankPart):
+    """The direction ``v (out, 1)``, and ``a (1, in)`` and ``c (1,)``, which say how far each token goes along it."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, site: Site) -> None:
         super().__init__()
-        self.direction, self.weight = zeros(width), nn.Linear(width, 1)
+        self.direction = zeros(site.out_features, 1)
+        bound = 1 / math.sqrt(site.in_features)
+        self.weight = nn.Parameter(torch.empty(1, site.in_features).uniform_(-bound, bound))
+        self.offset = nn.Parameter(torch.empty(1).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.weight(y) * self.direction
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        return self.weight, self.direction, 1.0
+
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        shift = self.direction[:, 0] * self.offset
+        return shift if bias is None else bias + shift
 
 
 @dataclass
@@ -29,9 +39,10 @@ class Adapterbias(Method):
     """Shifts every token along one learned direction, by an amount that depends on the token."""
 
     paper = "AdapterBias, NAACL 2022, arXiv 2205.00305"
-    families = "backbones with MLP blocks"
+    mergeable = True
+    families = "backbones with MLP blocks; merges where timm has a bias to fold the shift into"
 
-    at: str = "mlp"
+    at: str = "mlp.fc2"
 
-    def part(self, site: Site) -> OutputPart:
-        return TokenShift(site.width)
+    def part(self, site: Site) -> LowRankPart:
+        return TokenShift(site)

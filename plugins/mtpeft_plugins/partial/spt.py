@@ -134,7 +134,7 @@ class PlannedLowRank(Planned, LowRankPart):
 
 
 class PlannedAdapter(Planned, OutputPart):
-    """A bottleneck behind the layer where the structure asks for it: ``y + up(ReLU(down y))``, ``up`` zero."""
+    """A bottleneck behind the layer where the structure asks for it: ``y + up(GELU(down y))``, ``up`` zero."""
 
     def __init__(self, site: Site, hidden: int) -> None:
         super().__init__(site)
@@ -154,7 +154,7 @@ class PlannedAdapter(Planned, OutputPart):
                 nn.init.zeros_(tensor)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y if self.down is None or self.up is None else y + self.up(F.relu(self.down(y)))
+        return y if self.down is None or self.up is None else y + self.up(F.gelu(self.down(y)))
 
 
 @dataclass
