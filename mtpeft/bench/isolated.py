@@ -92,8 +92,9 @@ def run(config: Config, trained: Path | None = None) -> Record:
     last = max(stage for stage, _ in matrix.cells)
     scores = {task: cell.value for (stage, task), cell in matrix.cells.items() if stage == last}
     costs = matrix.costs.to_dict() if matrix.costs else {}
-    memory = costs["peak_memory_bytes"] if session.run.device.type == "cuda" else _peak() - before
-    return Record(scores, costs, memory)
+    accelerated = session.run.device.type != "cpu"
+    memory = costs["peak_memory_bytes"] if accelerated else _peak() - before
+    return Record(scores, costs, costs["seconds" if accelerated else "cpu_seconds"], memory)
 
 
 def _peak() -> int:

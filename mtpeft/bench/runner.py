@@ -167,7 +167,7 @@ class Comparison:
         if record.costs or record.error or chosen is None:
             return record
         trained = chosen.tried[chosen.best]
-        return replace(record, costs=trained.costs, memory_bytes=trained.memory_bytes)
+        return replace(record, costs=trained.costs, seconds=trained.seconds, memory_bytes=trained.memory_bytes)
 
     def leading(self) -> list[str]:
         """The methods that get all seeds: the best by their mean rank on validation; all where ``top`` is 0."""
@@ -185,13 +185,15 @@ class Comparison:
 
     def missing(self) -> list[str]:
         """What is not in the table, in words: a method on a task, or its further seeds."""
-        gaps = []
+        gaps: dict[tuple[str, int], list[str]] = {}
         for method in self.methods:
+            wanted = self.plan.seeds if self._complete() and method in self.leading() else self.plan.seeds[:1]
             for task in self.tasks:
                 made = {trial.seed for trial, _ in self.tested(method, task)}
-                wanted = self.plan.seeds if self._complete() and method in self.leading() else self.plan.seeds[:1]
-                gaps += [f"{method} on {task}, seed {seed}" for seed in wanted if seed not in made]
-        return gaps
+                for seed in wanted:
+                    if seed not in made:
+                        gaps.setdefault((method, seed), []).append(task)
+        return [f"{method}, seed {seed}: {', '.join(tasks)}" for (method, seed), tasks in gaps.items()]
 
     def _complete(self) -> bool:
         first = self.plan.seeds[0]

@@ -72,9 +72,9 @@ def _row(comparison: Comparison, method: str, good: Tested) -> Row:
     row.head = _mean([sum(count["heads"].values()) for count in counts])
     if row.mean is not None and row.parts is not None:
         row.ppt = ppt(row.mean / 100, row.parts, plan.scale)
-    row.seconds = sum(record.costs["seconds"] for _, record in pairs if record.costs)
+    row.seconds = sum(record.seconds for _, record in pairs if record.seconds is not None)
     row.memory = max((record.memory_bytes for _, record in pairs if record.memory_bytes), default=None)
-    row.time_ratio = {o: _ratio(good, method, o, lambda r: r.costs.get("seconds")) for o in plan.relative_to}
+    row.time_ratio = {o: _ratio(good, method, o, lambda r: r.seconds) for o in plan.relative_to}
     row.memory_ratio = {o: _ratio(good, method, o, lambda r: r.memory_bytes) for o in plan.relative_to}
     row.rates = {task: by[0][0].lr for task, by in good[method].items() if by}
     return row
@@ -152,7 +152,8 @@ def markdown(comparison: Comparison) -> str:
     lines += [
         f"Scores are of the test split, looked at once; {chosen if plan.learning_rates else 'learning rates are own'}.",
         "`parts` are the trained parameters without heads; PPT uses their number. `mean ± standard deviation` where",
-        "several seeds were run. Time is of training; memory is by how much the process grew (on a GPU: its peak).",
+        "several seeds were run. Time is CPU time of training (on a GPU: wall time); memory is by how much the process grew",
+        "(on a GPU: its peak).",
     ]
     for heading, items in (("Failed", failures(comparison)), ("Not run", comparison.missing())):
         if items:

@@ -49,12 +49,14 @@ class Record:
     Attributes:
         scores: each task's metric on the trial's split; None where it is undefined.
         costs: of the training, as in ``results.json``; empty where nothing was trained.
+        seconds: of training: CPU time of all threads together, or wall time where an accelerator works.
         memory_bytes: by how much the process grew while training; None where not measured.
         error: why there are no scores; empty where there are.
     """
 
     scores: dict[str, float | None] = field(default_factory=dict)
     costs: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
     memory_bytes: int | None = None
     error: str = ""
 

@@ -61,6 +61,7 @@ class Costs:
         peak_memory_bytes: of the accelerator, or of the process on the CPU.
         images_per_second: training throughput.
         inference_passes: passes of the backbone for one image at test time.
+        cpu_seconds: of training, all threads together: what a busy machine changes least.
     """
 
     __pydantic_config__ = STRICT
@@ -71,6 +72,7 @@ class Costs:
     peak_memory_bytes: int | None = None
     images_per_second: float | None = None
     inference_passes: int = 1
+    cpu_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

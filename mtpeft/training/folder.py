@@ -84,6 +84,7 @@ def costs(run: Run, at: Position) -> Costs:
         ),
         statistics_bytes=count.buffers + sum(tensor.numel() * tensor.element_size() for tensor in statistics),
         seconds=at.seconds,
+        cpu_seconds=at.cpu_seconds,
         peak_memory_bytes=peak_memory(run.device),
         images_per_second=at.images / at.seconds if at.seconds else None,
         inference_passes=max((method.inference_passes for method in methods), default=1),

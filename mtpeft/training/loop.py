@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import islice
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ class Loop:
 
     def do(self, event: Event) -> None:
         """One event; then the position stands behind it."""
-        started = perf_counter()
+        started, worked = perf_counter(), process_time()
         match event:
             case Begin():
                 self.begin(event)
@@ -65,6 +65,7 @@ class Loop:
                 self.end(event)
         if isinstance(event, Begin | Batch | Update):
             self.at.seconds += perf_counter() - started
+            self.at.cpu_seconds += process_time() - worked
         self.at.events += 1
 
     def begin(self, event: Begin) -> None:

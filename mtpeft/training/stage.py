@@ -50,6 +50,7 @@ class Position:
     updates: int = 0
     images: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     log_bytes: int = 0
 
     def enter(self, event: Begin) -> None:
