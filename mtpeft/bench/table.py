@@ -152,7 +152,7 @@ def markdown(comparison: Comparison) -> str:
     lines += [
         f"Scores are of the test split, looked at once; {chosen if plan.learning_rates else 'learning rates are own'}.",
         "`parts` are the trained parameters without heads; PPT uses their number. `mean ± standard deviation` where",
-        "several seeds were run. Time is CPU time of training (on a GPU: wall time), memory by how much the process grew",
+        "several seeds were run. Time is CPU time of training (on a GPU: wall time), memory: how much the process grew",
         "(on a GPU: its peak).",
     ]
     for heading, items in (("Failed", failures(comparison)), ("Not run", comparison.missing())):
