@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -237,15 +238,25 @@ def check(config: Config, methods: Sequence[str]) -> None:
         raise UsageError("bench.top needs validation scores", hint="give bench.learning_rates to choose from")
 
 
-def remember(config: Config, folder: Path) -> None:
+def remember(config: Config, folder: Path, recipe: Path) -> None:
     """Keep the resolved plan beside the records, or hold it against what is kept.
 
     Raises:
-        UsageError: where the records in ``folder`` are those of another plan.
+        MtpeftError: where the records in ``folder`` are those of another plan.
     """
     path = folder / "plan.toml"
-    text = config.to_toml()
+    text = portable(config, recipe.resolve().parent)
     if path.exists() and path.read_text("utf-8") != text:
         raise MtpeftError(f'"{folder}" holds the records of another plan', hint="give another --out, or that plan")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
+
+
+def portable(config: Config, base: Path) -> str:
+    """A configuration with its paths relative to ``base``: the same wherever recipe and data were put together."""
+    places = [str(task.settings.get("data", "")).partition(":")[2].partition("?")[0] for task in config.tasks.values()]
+    text = config.to_toml()
+    for place in sorted({config.weights or "", *places}, key=len, reverse=True):
+        if Path(place).is_absolute():
+            text = text.replace(place, Path(os.path.relpath(place, base)).as_posix())
+    return text

@@ -30,7 +30,7 @@ def run(recipe: Path, *, out: Path | None, workers: int, settings: Sequence[str]
     """
     folder = out or Path("runs") / f"bench-{recipe.stem}"
     comparison = Comparison(recipe, folder, settings, say=lambda text: print(text, file=sys.stderr, flush=True))
-    remember(comparison.config, folder)
+    remember(comparison.config, folder, recipe)
     if not table_only:
         comparison.run(workers, max(1, torch.get_num_threads() // workers))
     write_file(folder / "table.md", markdown(comparison).encode())

@@ -156,10 +156,17 @@ def test_what_cannot_be_compared(recipe: Path, setting: str, message: str, hint:
 
 def test_records_of_another_plan_are_not_mixed_in(recipe: Path) -> None:
     plan = comparison(recipe)
-    remember(plan.config, plan.folder)
-    remember(comparison(recipe, "bench.seeds=[0, 1, 2]").config, plan.folder)  # more of the same is welcome
+    remember(plan.config, plan.folder, recipe)
+    remember(comparison(recipe, "bench.seeds=[0, 1, 2]").config, plan.folder, recipe)  # more of the same is welcome
     with pytest.raises(MtpeftError, match="another plan"):
-        remember(comparison(recipe, "schedule.steps=2").config, plan.folder)
+        remember(comparison(recipe, "schedule.steps=2").config, plan.folder, recipe)
+
+
+def test_a_kept_plan_names_no_place_of_one_machine(recipe: Path) -> None:
+    plan = comparison(recipe)
+    remember(plan.config, plan.folder, recipe)
+    kept = (plan.folder / "plan.toml").read_text()
+    assert str(recipe.parent) not in kept and kept.count('data = "folder:pets"') == 2
 
 
 def test_end_to_end(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
