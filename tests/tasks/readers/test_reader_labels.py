@@ -64,7 +64,7 @@ def test_a_label_is_a_name_or_a_position_of_classes_txt(tmp_path, layout):
             read(data)
 
 
-@pytest.mark.parametrize(("text", "message"), [("\n", "names no class"), ("a\nb\na\n", 'names the class "a" 2 times')])
+@pytest.mark.parametrize(("text", "message"), [("\n", "is empty"), ("a\nb\na\n", 'entry 3: "a" is entry 1 too')])
 def test_a_classes_file_that_cannot_be(tmp_path, text, message):
     pictures(tmp_path, "a.png")
     (tmp_path / "classes.txt").write_text(text)
@@ -115,6 +115,14 @@ def test_a_class_that_only_the_test_split_has(tmp_path, layout):
     kept = read(f"{data}?unseen=keep", "test")
     assert labels(kept) == ["cat", "emu", "emu"] and kept.classes == ("cat", "emu")
     assert labels(read(f"{data}?classes=cat", "test")) == ["cat"]
+
+
+@layouts
+def test_an_image_named_twice(tmp_path, layout):
+    pictures(tmp_path, "a.png", "b.png", "x/c.png")
+    data = write(tmp_path, layout, train=[("a.png", "cat"), ("b.png", "dog"), ("x/../a.png", "cat")])
+    with pytest.raises(DataError, match=r'"x/../a.png" is named twice, by .*train.*(line 2|entry 1) too'):
+        read(data)
 
 
 @layouts
