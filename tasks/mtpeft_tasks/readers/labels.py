@@ -5,7 +5,7 @@ A reader says what its layout holds (`LabelReader.find`); the rest is the same f
 - ``classes.txt`` beside the data, or the format itself, fixes the order of the classes; else they are sorted, numbers
   by value. A label that is a number and no name of a class is the position of one.
 - Missing splits are held out of the training images: 20 % for test, 10 % for validation.
-- An image named twice, and a class that only the test split has, are errors.
+- An image named twice is an error; where a class stands that training never shows is noticed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -132,13 +132,7 @@ class Labelled(Dataset):
 
 @dataclass
 class LabelReader(Reader, ABC):
-    """A reader of labelled images; see `Reader`.
-
-    Attributes:
-        unseen: ``error``, or ``keep`` classes that only the test split has.
-    """
-
-    unseen: Literal["error", "keep"] = "error"
+    """A reader of labelled images; see `Reader`."""
 
     @abstractmethod
     def find(self, path: str) -> Found:
@@ -152,8 +146,8 @@ class LabelReader(Reader, ABC):
         """Every entry is checked, and the headers of the split's images.
 
         Raises:
-            DataError: for a label that is missing or unknown, an image that is missing, no image, or named twice, or
-                a class that only the test split has, naming file and entry.
+            DataError: for a label that is missing or unknown, and an image that is missing, no image, or named twice,
+                naming file and entry.
             UsageError: for a class that the data does not have.
         """
         found, several = self.find(path), gives == "labels"
@@ -161,7 +155,7 @@ class LabelReader(Reader, ABC):
         everything = [entry for entries in splits.values() for entry in entries]
         order = found.classes or in_order(label for entry in everything for label in entry.labels)
         kept = files.asked_classes(order, self.classes)
-        self._check_seen(splits, kept)
+        self._notice_unseen(splits, kept)
         groups = {entry: "" if several else entry.labels[0] for entry in everything}
         held = files.fill_splits(splits, groups, seed).get(split, [])
         chosen = [entry for entry in (_only(entry, kept) for entry in held) if several or entry.labels]
@@ -191,16 +185,14 @@ class LabelReader(Reader, ABC):
                     self.report(_repeated(name, entry, before, other))
         return kept
 
-    def _check_seen(self, splits: Mapping[str, list[Entry]], kept: tuple[str, ...]) -> None:
-        """Report each class that only the test split has: nothing can learn it."""
-        trained = {label for name in ("train", "val") for entry in splits.get(name, ()) for label in entry.labels}
-        if self.unseen == "keep":
-            return
-        for entry in splits.get("test", ()):
+    def _notice_unseen(self, splits: Mapping[str, list[Entry]], kept: tuple[str, ...]) -> None:
+        """Say where each class is named that training never shows."""
+        trained = {label for entry in splits.get("train", ()) for label in entry.labels}
+        for entry in (entry for name in ("val", "test") for entry in splits.get(name, ())):
             for label in sorted(set(entry.labels) & set(kept) - trained):
                 trained.add(label)
-                hint = "add training images of it, or ?unseen=keep to the data's path, which counts its images as wrong"
-                self.report(DataError(f'{entry.where}: class "{label}" is only in the test split', hint=hint))
+                message = f'{entry.where}: class "{label}" is never shown in training'
+                self.notice(DataError(message, hint="add training images of it, or leave it out with ?classes="))
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from PIL import Image
 from reader_samples import labels, names, picture, pictures, problems, read, rows
 
 from mtpeft.api import DataError, MtpeftError
+from mtpeft.reader import open_reader
 from mtpeft_tasks.readers.labels import SPLITS, in_order, labels_of
 
 
@@ -102,19 +103,17 @@ def test_an_image_in_two_splits(tmp_path, layout):
 
 
 @layouts
-def test_a_class_that_only_the_test_split_has(tmp_path, layout):
+def test_a_class_that_training_never_shows_is_noticed(tmp_path, layout):
     pictures(tmp_path, "a.png", "b.png", "c.png", "d.png")
     test = [("b.png", "cat"), ("c.png", "emu"), ("d.png", "emu")]
     data = write(tmp_path, layout, train=[("a.png", "cat")], test=test)
-    with pytest.raises(
-        DataError, match=rf'test.{layout}", (line 3|entry 2): class "emu" is only in the test'
-    ) as caught:
-        read(data)
-    assert "?unseen=keep" in caught.value.hint
-    assert len(problems(data, "test")[1]) == 1
-    kept = read(f"{data}?unseen=keep", "test")
-    assert labels(kept) == ["cat", "emu", "emu"] and kept.classes == ("cat", "emu")
-    assert labels(read(f"{data}?classes=cat", "test")) == ["cat"]
+    reader, place = open_reader(data)
+    assert labels(reader.read(place, "test", gives="label", seed=0)) == ["cat", "emu", "emu"]
+    (noticed,) = reader.noticed
+    assert noticed.message.startswith(f'"{tmp_path / "test"}.{layout}", {"line 3" if layout == "csv" else "entry 2"}: ')
+    assert noticed.message.endswith('class "emu" is never shown in training') and "?classes=" in noticed.hint
+    reader, place = open_reader(f"{data}?classes=cat")
+    assert labels(reader.read(place, "test", gives="label", seed=0)) == ["cat"] and not reader.noticed
 
 
 @layouts
