@@ -55,6 +55,8 @@ def make_csv(root: Path, names: Sequence[str]) -> Made:
         Edit("null byte", table, first, '"images/\0.png"'),
         Edit("long", table, first, "x" * 5000),
         Edit("no path", table, first, '""'),
+        Edit("a folder", table, first, '"images"'),
+        Edit("twice", table, rows[0], rows[0] * 2),
         Edit("another label", table, rows[0], rows[0] + rows[0].replace(CLASSES[0], CLASSES[1])),
         Edit("two splits", table, rows[0], rows[0] + rows[0].replace("train", "test")),
         Edit("no label", table, f'{first},"{CLASSES[0]}"', f'{first},""'),
@@ -87,6 +89,8 @@ def make_list(root: Path, names: Sequence[str]) -> Made:
         Edit("no label", lists[0], first, f"images/{names[0]}.png\n"),
         Edit("another label", lists[0], first, first + first.replace(CLASSES[0], CLASSES[1])),
         Edit("two splits", lists[1], "\n", "\n" + first),
+        Edit("a folder", lists[0], first, "images\tbig cat\n"),
+        Edit("twice", lists[0], first, first * 2),
     )
     return Made(f"list:{root}", root, ("label",), tuple(images), texts=tuple(lists), edits=edits)
 

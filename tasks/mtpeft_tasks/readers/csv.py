@@ -24,6 +24,7 @@ from mtpeft_tasks.readers.labels import (
     Found,
     LabelReader,
     class_names,
+    image_in,
     image_root,
     labels_of,
 )
@@ -106,7 +107,7 @@ class Csv(LabelReader):
     def _entry(self, base: Path, name: str, row: Row, marked: tuple[str, ...]) -> tuple[str, Entry]:
         """The split and entry of a row."""
         path = row.cells[self.path] + self.suffix if row.cells[self.path] else ""
-        files.inside(base, path, row.where)
+        image_in(base, path, row.where)
         if marked:
             labels = tuple(column for column in marked if _is_marked(row, column))
         else:
@@ -134,7 +135,8 @@ def _tables(place: Path) -> dict[str, Path]:
 
 
 def _in_folder(folder: Path) -> dict[str, Path]:
-    found = sorted(file for file in folder.iterdir() if file.suffix.lower() in DELIMITERS and file.is_file())
+    visible = (file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    found = sorted(file for file in visible if file.suffix.lower() in DELIMITERS)
     named = {file.stem: file for file in found if file.stem in SPLITS}
     if "train" in named:
         return named

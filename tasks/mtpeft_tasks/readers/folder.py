@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from mtpeft.api import DataError
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labels import SPLITS, Entry, Files, Found, LabelReader, class_names, holds
+from mtpeft_tasks.readers.labels import SPLITS, Entry, Files, Found, LabelReader, class_names, holds, image_in
 
 
 @dataclass
@@ -83,8 +83,7 @@ def _entry(base: Path, where: str, line: str) -> Entry:
     """A line ``relative/path``, or ``relative/path label``: up to one of its spaces it names a file."""
     path = _file_in(base, line) or line.rpartition(" ")[0].strip() or line
     label = line.removeprefix(path).strip()
-    if not files.inside(base, path, where).is_file():
-        raise DataError(f'{where}: "{path}" is no file', hint='a line is "relative/path" or "relative/path label"')
+    image_in(base, path, where)
     if _file_in(base, label):
         raise DataError(f'{where}: "{line}" names two files', hint="write one image per line")
     label = label or Path(path).parent.name

@@ -5,7 +5,7 @@ A reader says what its layout holds (`LabelReader.find`); the rest is the same f
 - ``classes.txt`` beside the data, or the format itself, fixes the order of the classes; else they are sorted, numbers
   by value. A label that is a number and no name of a class is the position of one.
 - Missing splits are held out of the training images: 20 % for test, 10 % for validation.
-- An image named twice with different labels, or in two splits, and a class that only the test split has, are errors.
+- An image named twice is an error; where a class stands that training never shows is noticed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -132,13 +132,7 @@ class Labelled(Dataset):
 
 @dataclass
 class LabelReader(Reader, ABC):
-    """A reader of labelled images; see `Reader`.
-
-    Attributes:
-        unseen: ``error``, or ``keep`` classes that only the test split has.
-    """
-
-    unseen: Literal["error", "keep"] = "error"
+    """A reader of labelled images; see `Reader`."""
 
     @abstractmethod
     def find(self, path: str) -> Found:
@@ -152,8 +146,8 @@ class LabelReader(Reader, ABC):
         """Every entry is checked, and the headers of the split's images.
 
         Raises:
-            DataError: for a label that is missing or unknown, an image that is missing, no image, or named twice with
-                different labels, or a class that only the test split has, naming file and entry.
+            DataError: for a label that is missing or unknown, and an image that is missing, no image, or named twice,
+                naming file and entry.
             UsageError: for a class that the data does not have.
         """
         found, several = self.find(path), gives == "labels"
@@ -161,7 +155,7 @@ class LabelReader(Reader, ABC):
         everything = [entry for entries in splits.values() for entry in entries]
         order = found.classes or in_order(label for entry in everything for label in entry.labels)
         kept = files.asked_classes(order, self.classes)
-        self._check_seen(splits, kept)
+        self._notice_unseen(splits, kept)
         groups = {entry: "" if several else entry.labels[0] for entry in everything}
         held = files.fill_splits(splits, groups, seed).get(split, [])
         chosen = [entry for entry in (_only(entry, kept) for entry in held) if several or entry.labels]
@@ -179,32 +173,26 @@ class LabelReader(Reader, ABC):
         return settled
 
     def _once(self, splits: Mapping[str, list[Entry]], *, nested: bool) -> dict[str, list[Entry]]:
-        """Without the entries that contradict an entry before them, or name an image of another split again."""
+        """Without the entries that name an image again; a nested validation split may."""
         first: dict[str, tuple[str, Entry]] = {}
         kept: dict[str, list[Entry]] = {name: [] for name in splits}
         for name, entries in splits.items():
             for entry in entries:
                 before, other = first.setdefault(posixpath.normpath(entry.path), (name, entry))
-                if set(entry.labels) != set(other.labels):
-                    said = f"{_said(entry.labels)}, but {_said(other.labels)} in {other.where}"
-                    self.report(DataError(f'{entry.where}: "{entry.path}" has {said}', hint="keep one of the two"))
-                elif name != before and not (nested and name == "val"):
-                    message = f'{entry.where}: "{entry.path}" is in the split {name}, and in {before} by {other.where}'
-                    self.report(DataError(message, hint="an image belongs to one split"))
-                else:
+                if other is entry or (nested and name == "val" != before):
                     kept[name].append(entry)
+                else:
+                    self.report(_repeated(name, entry, before, other))
         return kept
 
-    def _check_seen(self, splits: Mapping[str, list[Entry]], kept: tuple[str, ...]) -> None:
-        """Report each class that only the test split has: nothing can learn it."""
-        trained = {label for name in ("train", "val") for entry in splits.get(name, ()) for label in entry.labels}
-        if self.unseen == "keep":
-            return
-        for entry in splits.get("test", ()):
+    def _notice_unseen(self, splits: Mapping[str, list[Entry]], kept: tuple[str, ...]) -> None:
+        """Say where each class is named that training never shows."""
+        trained = {label for entry in splits.get("train", ()) for label in entry.labels}
+        for entry in (entry for name in ("val", "test") for entry in splits.get(name, ())):
             for label in sorted(set(entry.labels) & set(kept) - trained):
                 trained.add(label)
-                hint = "add training images of it, or ?unseen=keep to the data's path, which counts its images as wrong"
-                self.report(DataError(f'{entry.where}: class "{label}" is only in the test split', hint=hint))
+                message = f'{entry.where}: class "{label}" is never shown in training'
+                self.notice(DataError(message, hint="add training images of it, or leave it out with ?classes="))
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -219,15 +207,7 @@ def class_names(root: Path) -> tuple[str, ...] | None:
         DataError: where it is empty, or names a class twice.
     """
     listed = root / "classes.txt"
-    if not listed.is_file():
-        return None
-    names = tuple(files.read_lines(listed))
-    if not names:
-        raise DataError(f'"{listed}" names no class', hint="write one name per line")
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise DataError(f'"{listed}" names the class "{name}" {count} times', hint="name it once")
-    return names
+    return files.read_names(listed) if listed.is_file() else None
 
 
 def labels_of(text: str, where: str, separators: str = SEPARATORS) -> tuple[str, ...]:
@@ -258,12 +238,35 @@ def image_root(root: Path, chosen: str, names: Sequence[str]) -> Path:
     return next((place for place in places if any(holds(place, name) for name in names[:3])), root)
 
 
+def image_in(root: Path, path: str, where: str) -> str:
+    """The path of a file below the root.
+
+    Raises:
+        DataError: naming who names it, where there is none.
+    """
+    if not files.inside(root, path, where).is_file():
+        raise DataError(f'{where}: "{path}" is no file', hint=f'give the path of an image below "{root}"')
+    return path
+
+
 def holds(place: Path, name: str) -> bool:
     """Whether there is a file of this name in a folder."""
     try:
         return files.inside(place, name, "").is_file()
     except DataError:
         return False
+
+
+def _repeated(name: str, entry: Entry, before: str, other: Entry) -> DataError:
+    """Why an image may not be named again."""
+    hint = "keep one of the two"
+    if set(entry.labels) != set(other.labels):
+        said = f"has {_said(entry.labels)}, but {_said(other.labels)} in {other.where}"
+    elif name != before:
+        said, hint = f"is in the split {name}, and in {before} by {other.where}", "an image belongs to one split"
+    else:
+        said = f"is named twice, by {other.where} too"
+    return DataError(f'{entry.where}: "{entry.path}" {said}', hint=hint)
 
 
 def _named(entry: Entry, found: Found, several: bool) -> Entry:

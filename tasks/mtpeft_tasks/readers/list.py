@@ -34,6 +34,7 @@ from mtpeft_tasks.readers.labels import (
     LabelReader,
     class_names,
     holds,
+    image_in,
     image_root,
     labels_of,
 )
@@ -144,7 +145,7 @@ def _line(line: str, where: str, separators: str) -> Entry:
 
 
 def _there(base: Path, entry: Entry) -> Entry:
-    files.inside(base, entry.path, entry.where)
+    image_in(base, entry.path, entry.where)
     return entry
 
 

@@ -99,14 +99,15 @@ class TorchvisionData(LabelReader):
         root = Path(place).expanduser() if self.download else files.folder(place)
         known = KNOWN[name]
         sets = {split: self._opened(name, root, arguments) for split, arguments in known.splits.items()}
-        splits = {split: _entries(name, split, data, known) for split, data in sets.items()}
-        return Found(Items(sets), splits, _names(sets["train"], known), f"{name} in {root}")
+        splits = {split: _entries(f'{name} in "{root}"', split, data, known) for split, data in sets.items()}
+        return Found(Items(sets), splits, _names(sets["train"], known), "train")
 
     def _opened(self, name: str, root: Path, arguments: Mapping[str, Any]) -> Any:
         try:
             return getattr(datasets, name)(str(root), download=self.download, **arguments)
         except Exception as error:  # each format has its own ways to be broken or absent
-            message = f'torchvision cannot read {name} in "{root}": {str(error).split(". ")[0]}'
+            reason = " ".join(str(error).split()).split(". ")[0]
+            message = f'torchvision cannot read {name} in "{root}": {reason}'
             raise DataError(message, hint="add ?download=true to the data's path, or put its files there") from error
 
 
@@ -116,10 +117,10 @@ def _names(data: Any, known: Known) -> tuple[str, ...] | None:
     return names and tuple(name if isinstance(name, str) else ", ".join(name) for name in names)
 
 
-def _entries(name: str, split: str, data: Any, known: Known) -> list[Entry]:
+def _entries(where: str, split: str, data: Any, known: Known) -> list[Entry]:
     """Named by the split's own classes: some sets number those that a split has."""
     classes, values = _names(data, known), getattr(data, known.labels)
     if known.labels == "_samples":
         values = [label for _, label in values]
     labels = [classes[int(value)] if classes else str(int(value)) for value in values]
-    return [Entry(f"{split}/{i}", (label,), f"{name} {split}/{i}") for i, label in enumerate(labels)]
+    return [Entry(f"{split}/{i}", (label,), f"{where}, {split}/{i}") for i, label in enumerate(labels)]

@@ -13,6 +13,7 @@ from PIL import Image
 from reader_samples import labels, names, picture, pictures, problems, read, rows
 
 from mtpeft.api import DataError, MtpeftError
+from mtpeft.reader import open_reader
 from mtpeft_tasks.readers.labels import SPLITS, in_order, labels_of
 
 
@@ -64,7 +65,7 @@ def test_a_label_is_a_name_or_a_position_of_classes_txt(tmp_path, layout):
             read(data)
 
 
-@pytest.mark.parametrize(("text", "message"), [("\n", "names no class"), ("a\nb\na\n", 'names the class "a" 2 times')])
+@pytest.mark.parametrize(("text", "message"), [("\n", "is empty"), ("a\nb\na\n", 'entry 3: "a" is entry 1 too')])
 def test_a_classes_file_that_cannot_be(tmp_path, text, message):
     pictures(tmp_path, "a.png")
     (tmp_path / "classes.txt").write_text(text)
@@ -102,19 +103,25 @@ def test_an_image_in_two_splits(tmp_path, layout):
 
 
 @layouts
-def test_a_class_that_only_the_test_split_has(tmp_path, layout):
+def test_a_class_that_training_never_shows_is_noticed(tmp_path, layout):
     pictures(tmp_path, "a.png", "b.png", "c.png", "d.png")
     test = [("b.png", "cat"), ("c.png", "emu"), ("d.png", "emu")]
     data = write(tmp_path, layout, train=[("a.png", "cat")], test=test)
-    with pytest.raises(
-        DataError, match=rf'test.{layout}", (line 3|entry 2): class "emu" is only in the test'
-    ) as caught:
+    reader, place = open_reader(data)
+    assert labels(reader.read(place, "test", gives="label", seed=0)) == ["cat", "emu", "emu"]
+    (noticed,) = reader.noticed
+    assert noticed.message.startswith(f'"{tmp_path / "test"}.{layout}", {"line 3" if layout == "csv" else "entry 2"}: ')
+    assert noticed.message.endswith('class "emu" is never shown in training') and "?classes=" in noticed.hint
+    reader, place = open_reader(f"{data}?classes=cat")
+    assert labels(reader.read(place, "test", gives="label", seed=0)) == ["cat"] and not reader.noticed
+
+
+@layouts
+def test_an_image_named_twice(tmp_path, layout):
+    pictures(tmp_path, "a.png", "b.png", "x/c.png")
+    data = write(tmp_path, layout, train=[("a.png", "cat"), ("b.png", "dog"), ("x/../a.png", "cat")])
+    with pytest.raises(DataError, match=r'"x/../a.png" is named twice, by .*train.*(line 2|entry 1) too'):
         read(data)
-    assert "?unseen=keep" in caught.value.hint
-    assert len(problems(data, "test")[1]) == 1
-    kept = read(f"{data}?unseen=keep", "test")
-    assert labels(kept) == ["cat", "emu", "emu"] and kept.classes == ("cat", "emu")
-    assert labels(read(f"{data}?classes=cat", "test")) == ["cat"]
 
 
 @layouts

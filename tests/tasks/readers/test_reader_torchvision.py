@@ -92,3 +92,10 @@ def test_files_that_are_broken(tmp_path):
         image.write_bytes(image.read_bytes()[:-100])
     with pytest.raises(DataError, match=r'image "train/0" cannot be read: (?i:.*truncated)'):
         read(f"torchvision:EuroSAT@{tmp_path}").source.image("train/0")
+
+
+def test_a_class_that_the_training_split_lacks(tmp_path):
+    MADE["DTD"](tmp_path, "DTD")
+    (tmp_path / "dtd/dtd/labels/test1.txt").write_text("cow/test0.jpg\n")
+    with pytest.raises(DataError, match=rf'DTD in "{tmp_path}", test/0 has class "cow", which is not in "train"'):
+        read(f"torchvision:DTD@{tmp_path}", "test")
