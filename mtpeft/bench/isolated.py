@@ -17,6 +17,7 @@ import torch
 from mtpeft.bench.trials import Record
 from mtpeft.config import Config
 from mtpeft.errors import MtpeftError
+from mtpeft.evaluation import summarize
 from mtpeft.plugins import in_words
 from mtpeft.training.evaluate import evaluate
 from mtpeft.training.run import open_run
@@ -93,7 +94,9 @@ def run(config: Config, trained: Path | None = None) -> Record:
     scores = {task: cell.value for (stage, task), cell in matrix.cells.items() if stage == last}
     costs = matrix.costs.to_dict() if matrix.costs else {}
     memory = costs["peak_memory_bytes"] if session.run.device.type == "cuda" else _peak() - before
-    return Record(scores, costs, memory)
+    summary = summarize(matrix) if len(matrix.stages) > 1 else {}
+    kept: tuple[str, ...] = ("average_incremental", "forgetting")
+    return Record(scores, costs, memory, {name: summary[name] for name in kept if name in summary})
 
 
 def _peak() -> int:

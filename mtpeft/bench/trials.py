@@ -50,12 +50,14 @@ class Record:
         scores: each task's metric on the trial's split; None where it is undefined.
         costs: of the training, as in ``results.json``; empty where nothing was trained.
         memory_bytes: by how much the process grew while training; None where not measured.
+        over_stages: of a sequence that was tested after each stage: ``average_incremental`` and ``forgetting``.
         error: why there are no scores; empty where there are.
     """
 
     scores: dict[str, float | None] = field(default_factory=dict)
     costs: dict[str, Any] = field(default_factory=dict)
     memory_bytes: int | None = None
+    over_stages: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
 
 
