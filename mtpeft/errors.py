@@ -34,6 +34,10 @@ class NotApplicable(MtpeftError):
     """A method or part that makes no sense, or cannot be right, on this backbone or for this task."""
 
 
+class Diverged(MtpeftError):
+    """A training whose losses or gradients are no numbers any more."""
+
+
 class DataError(MtpeftError):
     """Data that cannot be trained or evaluated on; the message names the file and the field."""
 

@@ -205,7 +205,15 @@ def _resolved(path: Place, value: Any, base: Path) -> Any:
         hint = "e.g. folder:data/pets; `mtpeft tasks` lists the readers"
         raise UsageError(f'{".".join(path)} = "{value}" is not READER:PATH', hint=hint)
     place, question, options = place.partition("?")
-    return value if "://" in place else f"{reader}:{_absolute(place, base)}{question}{options}"
+    return value if "://" in place else f"{reader}:{_place(place, base)}{question}{options}"
+
+
+def _place(place: str, base: Path) -> str:
+    """A path, or ``NAME@PATH`` for readers that know several data sets."""
+    name, at, path = place.partition("@")
+    if at and path and name.isidentifier() and not (base / place).exists():
+        return f"{name}@{_absolute(path, base)}"
+    return _absolute(place, base)
 
 
 def _absolute(path: str, base: Path) -> str:

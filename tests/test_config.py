@@ -77,6 +77,21 @@ def test_paths_of_a_recipe_are_relative_to_it_and_those_of_flags_to_here(recipe:
     )
 
 
+def test_the_name_of_a_data_set_is_no_part_of_its_path(recipe: Path, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def place(data: str) -> str:
+        return load(None, flags(tasks=f"a=cls@{data}", method="lora")).tasks["a"].settings["data"]
+
+    assert place("torchvision:CIFAR100@../data?download=true") == (
+        f"torchvision:CIFAR100@{tmp_path.parent}/data?download=true"
+    )
+    assert place(place("torchvision:CIFAR100@data")) == f"torchvision:CIFAR100@{tmp_path}/data"
+    assert place("folder:my.data@home/pets") == f"folder:{tmp_path}/my.data@home/pets"
+    (tmp_path / "cats@home").mkdir()
+    assert place("folder:cats@home") == f"folder:{tmp_path}/cats@home"
+
+
 def test_flags_win_and_every_value_keeps_its_origin(recipe: Path) -> None:
     config = load(recipe, flags("methods.lora.rank=4", "tasks.cells.head.width=32", seed=5, steps=7))
     assert config.seed == 5

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mtpeft.config import Config, Overrides, load
+from mtpeft.bench.runner import check, methods_of
+from mtpeft.config import BenchConfig, Config, Overrides, load, load_plan
 from mtpeft.training.dry_run import rehearse
 from mtpeft.training.run import build_methods, build_tasks
 
 RECIPES = sorted((Path(__file__).parents[1] / "tasks" / "recipes").glob("*.toml"))
-ON_REAL_DATA = [path for path in RECIPES if path.name.startswith("pacs-")]
+ON_REAL_DATA = [path for path in RECIPES if "shared/data" in path.read_text("utf-8")]
 
 
 def name(path: Path) -> str:
@@ -19,16 +21,26 @@ def name(path: Path) -> str:
 
 
 def test_there_are_recipes_of_both_schedules():
-    schedules = {load(path).schedule.name for path in RECIPES}
+    schedules = {load_plan(path).schedule.name for path in RECIPES}
     assert schedules >= {"joint", "sequential"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_a_recipe_is_a_configuration(path):
-    config = load(path)
+    config = load_plan(path)
     assert isinstance(config, Config)
     assert list(build_tasks(config)) == list(config.tasks)
     assert [label for label, _ in build_methods(config)] == [method.label for method in config.methods]
+    assert config.methods or config.bench.methods
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if load_plan(path).bench.methods], ids=name)
+def test_a_comparison_names_methods_that_there_are(path):
+    config = load_plan(path)
+    methods = methods_of(config)
+    check(config, methods)
+    for method in methods:
+        assert build_methods(load(path, Overrides({"--method": method})))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
@@ -41,18 +53,20 @@ def test_a_recipe_names_no_place_of_one_machine(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_a_configuration_gives_itself_again(path, tmp_path):
-    config = load(path)
+    config = load_plan(path)
     again = tmp_path / "config.toml"
     again.write_text(config.to_toml(), "utf-8")
-    assert load(again) == config
+    assert load_plan(again) == replace(config, bench=BenchConfig())
 
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize("path", ON_REAL_DATA, ids=name)
 def test_a_recipe_on_real_data_trains(path, shared_data, tmp_path):
-    small = [f"tasks.{task}.batch_size=2" for task in ("pacs", "bccd", "camvid")]
-    config = load(path, Overrides({"--steps": 4}, [*small, "image_size=64"]))
+    tasks = load_plan(path).tasks
+    small = [f"tasks.{task}.batch_size=2" for task in tasks]
+    config = load(path, Overrides({"--steps": 4, "--method": "hydra-lora"}, [*small, "image_size=64"]))
     report = rehearse(config)
-    assert set(report["parameters"]["heads"]) == {"pacs", "bccd", "camvid"}
-    assert len(report["stages"]) == (1 if config.schedule.name == "joint" else 3)
+    assert set(report["parameters"]["heads"]) == {task.settings.get("group", label) for label, task in tasks.items()}
+    parts = sum(task.settings.get("split", 1) for task in tasks.values())
+    assert len(report["stages"]) == (1 if config.schedule.name == "joint" else parts)
     assert report["parameters"]["shared"] > 0

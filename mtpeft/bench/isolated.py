@@ -16,11 +16,15 @@ import torch
 
 from mtpeft.bench.trials import Record
 from mtpeft.config import Config
-from mtpeft.errors import MtpeftError
+from mtpeft.errors import Diverged, MtpeftError, NotApplicable
+from mtpeft.evaluation import summarize
 from mtpeft.plugins import in_words
 from mtpeft.training.evaluate import evaluate
 from mtpeft.training.run import open_run
 from mtpeft.training.session import Session
+
+OVER_STAGES: tuple[str, ...] = ("average_incremental", "forgetting")
+"""What a sequence is summed up by, as `summarize` names it."""
 
 
 class Processes:
@@ -42,6 +46,7 @@ class Processes:
 
         Raises:
             KeyboardInterrupt: after `stop`.
+            MtpeftError: for what is no fault of the method: data or weights that are not there, a full disk.
         """
         ours, theirs = self.context.Pipe(duplex=False)
         process = self.context.Process(target=_report, args=(theirs, config, trained, self.threads))
@@ -56,6 +61,8 @@ class Processes:
         self.live.discard(process)
         if self.stopped:
             raise KeyboardInterrupt
+        if isinstance(record, MtpeftError):
+            raise record
         return record or Record(error=f"the process ended with code {process.exitcode}")
 
     def stop(self) -> None:
@@ -70,8 +77,10 @@ def _report(connection: Connection, config: Config, trained: Path | None, thread
     torch.set_num_threads(threads)
     try:
         connection.send(run(config, trained))
-    except MtpeftError as error:
+    except (NotApplicable, Diverged) as error:
         connection.send(Record(error=error.message))
+    except MtpeftError as error:
+        connection.send(error)
     except Exception as error:  # a method's own mistake is a row that says so, not the end of the comparison
         connection.send(Record(error=in_words(error)))
 
@@ -94,7 +103,9 @@ def run(config: Config, trained: Path | None = None) -> Record:
     costs = matrix.costs.to_dict() if matrix.costs else {}
     accelerated = session.run.device.type != "cpu"
     memory = costs["peak_memory_bytes"] if accelerated else _peak() - before
-    return Record(scores, costs, costs["seconds" if accelerated else "cpu_seconds"], memory)
+    summary = summarize(matrix) if len(matrix.stages) > 1 else {}
+    over_stages = {name: summary[name] for name in OVER_STAGES if name in summary}
+    return Record(scores, costs, costs["seconds" if accelerated else "cpu_seconds"], memory, over_stages)
 
 
 def _peak() -> int:

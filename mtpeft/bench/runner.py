@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,13 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any, cast
 
 from mtpeft.bench.isolated import Processes
 from mtpeft.bench.trials import TOGETHER, Record, Records, Trial
 from mtpeft.config import Config, Overrides, load, load_plan
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry, resolve
-from mtpeft.training.run import build_methods
+from mtpeft.task import Split
+from mtpeft.training.disk import read_json, write_json
+from mtpeft.training.run import SPLITS, build_methods, build_tasks
+from mtpeft.training.sequence import split_classes
 from mtpeft.training.validation import improvement
 
 
@@ -49,7 +54,7 @@ class Comparison:
     ) -> None:
         self.recipe, self.folder, self.settings, self.say = recipe, folder, tuple(settings), say
         self.records = Records(folder / "records.jsonl")
-        self.config = load_plan(recipe, Overrides(settings=settings))
+        self.config = split_classes(load_plan(recipe, Overrides(settings=settings)))
         self.plan = self.config.bench
         self.methods = methods_of(self.config)
         self.tasks = (TOGETHER,) if self.plan.together else tuple(self.config.tasks)
@@ -107,7 +112,7 @@ class Comparison:
         if self.plan.refit and trial.split == "test":
             settings.append('train_on=["train", "val"]')
         flags = {"--method": trial.method, "--seed": trial.seed, "--out": trial.folder(self.folder / "work")}
-        config = load(self.recipe, Overrides(flags, settings))
+        config = split_classes(load(self.recipe, Overrides(flags, settings)))
         tasks = {name: task for name, task in config.tasks.items() if trial.task in (name, TOGETHER)}
         return replace(config, tasks=tasks, output=replace(config.output, save_every=0))
 
@@ -255,8 +260,35 @@ def remember(config: Config, folder: Path, recipe: Path) -> None:
 def portable(config: Config, base: Path) -> str:
     """A configuration with its paths relative to ``base``: the same wherever recipe and data were put together."""
     places = [str(task.settings.get("data", "")).partition(":")[2].partition("?")[0] for task in config.tasks.values()]
+    places += [place.partition("@")[2] for place in places]
     text = config.to_toml()
     for place in sorted({config.weights or "", *places}, key=len, reverse=True):
         if Path(place).is_absolute():
             text = text.replace(place, Path(os.path.relpath(place, base)).as_posix())
     return text
+
+
+def remember_data(config: Config, folder: Path) -> None:
+    """Keep what says which data it is beside the records, or hold it against what is kept: one table, one data.
+
+    Raises:
+        MtpeftError: where the records in ``folder`` are of other data, naming task and split.
+    """
+    path, found = folder / "data.json", manifests(config)
+    for task, splits in (read_json(path) if path.exists() else {}).items():
+        for split, kept in splits.items():
+            if found[task][split] != kept:
+                message = f'"{folder}" holds records of other data: the {split} split of "{task}" has changed'
+                raise MtpeftError(message, hint="give another --out, or that data")
+    write_json(path, found)
+
+
+def manifests(config: Config) -> dict[str, dict[str, Any]]:
+    """What each task's data records of its splits, in plain values.
+
+    Raises:
+        DataError: for data that cannot be used.
+    """
+    tasks, seed = build_tasks(config), config.data_seed or 0
+    whole = {n: {s: task.dataset(cast(Split, s), seed=seed).manifest() for s in SPLITS} for n, task in tasks.items()}
+    return json.loads(json.dumps(whole))

@@ -23,6 +23,7 @@ class Row:
         groups: the mean over the tasks of each group.
         mean: over all tasks.
         mean_of_groups: the mean of ``groups``.
+        over_stages: of a sequence, its ``average_incremental`` and ``forgetting``, one for each seed that was run.
         parts, head: trained parameters without and of heads, the mean over trainings.
         ppt: the mean as a fraction, times ``exp(-log10(parts / scale + 1))``.
         seconds, memory: of training, summed and the largest.
@@ -35,6 +36,7 @@ class Row:
     groups: dict[str, float | None] = field(default_factory=dict)
     mean: float | None = None
     mean_of_groups: float | None = None
+    over_stages: dict[str, list[float]] = field(default_factory=dict)
     parts: float | None = None
     head: float | None = None
     ppt: float | None = None
@@ -60,9 +62,10 @@ def _row(comparison: Comparison, method: str, good: Tested) -> Row:
     plan, pairs = comparison.plan, [pair for by in good[method].values() for pair in by]
     row = Row(method)
     for _, record in pairs:
-        for task, value in record.scores.items():
-            if value is not None:
-                row.scores.setdefault(task, []).append(value)
+        for found, into in ((record.scores, row.scores), (record.over_stages, row.over_stages)):
+            for name, value in found.items():
+                if value is not None:
+                    into.setdefault(name, []).append(value)
     centre = {task: mean(values) for task, values in row.scores.items()}
     row.groups = {name: _mean([centre.get(task) for task in tasks]) for name, tasks in plan.groups.items()}
     row.mean = _mean([centre.get(task) for task in comparison.config.tasks]) if comparable(comparison) else None
@@ -113,18 +116,20 @@ def table(comparison: Comparison, found: list[Row]) -> Table:
     tasks, plan = list(comparison.config.tasks), comparison.plan
     units = {name: resolve("tasks", task.type).unit for name, task in comparison.config.tasks.items()}
     means = [*plan.groups, *(["mean of groups"] if plan.groups else []), f"mean of {len(tasks)}"]
+    stages = list(dict.fromkeys(name for row in found for name in row.over_stages))
+    means += [name.replace("_", " ") for name in stages]
     ratios = [f"{what} / {other}" for other in plan.relative_to for what in ("time", "memory")]
     drawn = Table(["method", *tasks, *means, "parts", "with head", "PPT", *ratios, "lr", "seeds"])
     for row in found:
         scores = [_spread(row.scores.get(task, []), units[task]) for task in tasks]
         groups = [percent(row.groups[name]) for name in plan.groups]
         groups += [percent(row.mean_of_groups)] if plan.groups else []
+        over = [_spread(row.over_stages.get(name, []), units[tasks[0]]) for name in stages]
         whole_head = None if row.parts is None or row.head is None else row.parts + row.head
         costs = [_times(by[other]) for other in plan.relative_to for by in (row.time_ratio, row.memory_ratio)]
-        seeds = sorted({len(values) for values in row.scores.values()})
         counts = [whole(row.parts), whole(whole_head), UNDEFINED if row.ppt is None else f"{row.ppt:.3f}"]
         drawn.rows.append(
-            [row.method, *scores, *groups, percent(row.mean), *counts, *costs, _rates(row), "-".join(map(str, seeds))]
+            [row.method, *scores, *groups, percent(row.mean), *over, *counts, *costs, _rates(row), _several(row)]
         )
     return drawn
 
@@ -133,6 +138,11 @@ def _spread(values: list[float], unit: str) -> str:
     if len(values) < 2:
         return native(values[0] if values else None, unit)
     return f"{native(mean(values), unit)} ± {native(stdev(values), unit)}"
+
+
+def _several(row: Row) -> str:
+    """How many seeds were run; for some tasks maybe more than for others."""
+    return "-".join(str(count) for count in sorted({len(values) for values in row.scores.values()}))
 
 
 def _times(ratio: float | None) -> str:

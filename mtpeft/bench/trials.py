@@ -51,6 +51,7 @@ class Record:
         costs: of the training, as in ``results.json``; empty where nothing was trained.
         seconds: of training: CPU time of all threads together, or wall time where an accelerator works.
         memory_bytes: by how much the process grew while training; None where not measured.
+        over_stages: of a sequence that was tested after each stage: ``average_incremental`` and ``forgetting``.
         error: why there are no scores; empty where there are.
     """
 
@@ -58,6 +59,7 @@ class Record:
     costs: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     memory_bytes: int | None = None
+    over_stages: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mtpeft.bench.runner import Comparison, remember
+from mtpeft.bench.runner import Comparison, remember, remember_data
 from mtpeft.bench.table import failures, markdown, rows, table
 from mtpeft.commands.output import print_json
 from mtpeft.training.disk import write_file
@@ -25,13 +25,14 @@ def run(recipe: Path, *, out: Path | None, workers: int, settings: Sequence[str]
         table_only: train nothing.
 
     Raises:
-        MtpeftError: for a plan that cannot be understood, or a folder with records of another one.
+        MtpeftError: for a plan that cannot be understood, or a folder with records of another one or of other data.
         KeyboardInterrupt: with everything kept that was finished.
     """
     folder = out or Path("runs") / f"bench-{recipe.stem}"
     comparison = Comparison(recipe, folder, settings, say=lambda text: print(text, file=sys.stderr, flush=True))
     remember(comparison.config, folder, recipe)
     if not table_only:
+        remember_data(comparison.config, folder)
         comparison.run(workers, max(1, torch.get_num_threads() // workers))
     write_file(folder / "table.md", markdown(comparison).encode())
     found = rows(comparison)

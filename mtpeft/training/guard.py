@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from mtpeft.errors import MtpeftError
+from mtpeft.errors import Diverged
 from mtpeft.training.stage import Position
 
 _HINT = (
@@ -21,13 +21,13 @@ def check_losses(losses: Mapping[str, Tensor], at: Position) -> dict[str, float]
     """The losses as numbers.
 
     Raises:
-        MtpeftError: naming the task and the update, where one is not finite.
+        Diverged: naming the task and the update, where one is not finite.
     """
     values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
     found = dict(zip(losses, values, strict=True))
     for name, value in found.items():
         if not isfinite(value):
-            raise MtpeftError(
+            raise Diverged(
                 f'the loss of task "{name}" is {value} at update {at.step} of stage {at.stage + 1}', hint=_HINT
             )
     return found
@@ -36,8 +36,8 @@ def check_losses(losses: Mapping[str, Tensor], at: Position) -> dict[str, float]
 def check_gradients(norm: float, at: Position) -> None:
     """
     Raises:
-        MtpeftError: where a gradient is not finite, before it reaches a weight.
+        Diverged: where a gradient is not finite, before it reaches a weight.
     """
     if not isfinite(norm):
         tasks = ", ".join(at.tasks)
-        raise MtpeftError(f"the gradient of {tasks} is {norm} at update {at.step} of stage {at.stage + 1}", hint=_HINT)
+        raise Diverged(f"the gradient of {tasks} is {norm} at update {at.step} of stage {at.stage + 1}", hint=_HINT)

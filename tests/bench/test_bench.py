@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from mtpeft.bench.runner import Comparison, remember
+from mtpeft.bench.isolated import run
+from mtpeft.bench.runner import Comparison, remember, remember_data
 from mtpeft.bench.table import comparable, markdown, ppt, rows, table
 from mtpeft.bench.trials import Record, Records, Trial
 from mtpeft.cli import main
@@ -167,6 +169,67 @@ def test_a_kept_plan_names_no_place_of_one_machine(recipe: Path) -> None:
     remember(plan.config, plan.folder, recipe)
     kept = (plan.folder / "plan.toml").read_text()
     assert str(recipe.parent) not in kept and kept.count('data = "folder:pets"') == 2
+
+
+def test_records_of_other_data_are_not_mixed_in(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = comparison(recipe)
+    remember_data(plan.config, plan.folder)
+    remember_data(plan.config, plan.folder)
+    image = recipe.parent / "pets/test/dog/1.png"
+    Image.new("RGB", (80, 80), (9, 9, 9)).save(image)
+    with pytest.raises(MtpeftError, match=r'other data: the test split of "cls" has changed') as caught:
+        remember_data(plan.config, plan.folder)
+    assert "--out" in caught.value.hint
+    assert main(["bench", str(recipe), "--out", str(plan.folder)]) == 1
+    assert "other data" in capsys.readouterr().err and not plan.records.path.exists()
+    assert main(["bench", str(recipe), "--out", str(plan.folder), "--table"]) == 0
+
+
+SEQUENCE = [
+    "tasks.cls.split=3", "tasks.cls.samples=0", "schedule.name=sequential", "bench.together=true",
+    'bench.groups.digits=["cls-1", "cls-2", "cls-3"]',
+]  # fmt: skip
+"""The first task as three of one class each; the other stays as it is."""
+
+
+def test_a_sequence_is_compared_by_its_parts_and_over_its_stages(recipe: Path) -> None:
+    settings = [*SEQUENCE, "bench.learning_rates=[1e-3]", "bench.refit=true", "image_size=32"]
+    plan = comparison(recipe, *settings)
+    parts = ["cls-1", "cls-2", "cls-3"]
+    assert list(plan.config.tasks) == [*parts, "other"] and plan.tasks == ("all",)
+    [trial] = plan.candidates("linear-probe", "all")
+    plan.records.add(trial, Record(dict.fromkeys(plan.config.tasks, 50.0)))
+    tested = plan.test("linear-probe", "all", 0)
+    record = run(plan.config_of(tested))
+    assert list(record.scores) == [*parts, "other"]
+    assert set(record.over_stages) == {"average_incremental", "forgetting"}
+    plan.records.add(tested, replace(record, over_stages={"average_incremental": 70.0, "forgetting": None}))
+    [row] = rows(plan)
+    assert row.over_stages == {"average_incremental": [70.0]} and set(row.scores) == set(plan.config.tasks)
+    drawn = table(plan, [row])
+    assert dict(zip(drawn.headings, drawn.rows[0], strict=True))["average incremental"] == "70.00"
+
+
+VTAB = Path(__file__).parents[2] / "tasks" / "recipes" / "vtab-1k.toml"
+FULL = (
+    68.9, 87.7, 64.3, 97.2, 86.9, 87.4, 38.8,
+    79.7, 95.7, 84.2, 73.9,
+    56.3, 58.6, 41.7, 65.5, 57.5, 46.7, 25.7, 29.1,
+)  # fmt: skip
+"""Full fine-tuning as published for VTAB-1k (Jia et al., ECCV 2022), in the order of the tasks."""
+
+
+def test_the_published_row_of_vtab_has_its_published_means(tmp_path: Path) -> None:
+    plan = Comparison(VTAB, tmp_path, ['bench.methods=["full"]', "bench.relative_to=[]"])
+    for task, score in zip(plan.tasks, FULL, strict=True):
+        rates = {trial.lr: 50.0 for trial in plan.candidates("full", task)}
+        assert min(rates) == 1e-5 and max(rates) == 1e-3
+        made(plan, "full", task, rates, score)
+    [row] = rows(plan)
+    assert (len(row.scores), list(row.groups)) == (19, ["natural", "specialized", "structured"])
+    assert row.mean == pytest.approx(65.57, abs=0.005) and row.mean_of_groups == pytest.approx(68.97, abs=0.005)
+    headings = table(plan, [row]).headings
+    assert headings[20:25] == ["natural", "specialized", "structured", "mean of groups", "mean of 19"]
 
 
 def test_end_to_end(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

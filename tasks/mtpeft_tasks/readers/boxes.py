@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -72,13 +73,21 @@ class Boxed(Dataset):
 
     def manifest(self) -> dict[str, Any]:
         """The histogram counts objects."""
-        lines = [f"{item.name}\t{found.label}\t{found.box}" for item in self.items for found in item.objects]
         return {
             "count": len(self),
-            "sha256": files.digest([*(item.name for item in self.items), *lines]),
+            "sha256": files.digest(stated(self.items)),
             "classes": list(self.classes),
             "histogram": histogram(self.items, self.classes),
         }
+
+
+def stated(items: Iterable[Annotated]) -> Iterator[str]:
+    """Images and objects in words, for a hash over them all."""
+    for item in items:
+        yield f"{item.name}\t{files.stated(item.image)}"
+        for found in item.objects:
+            shape = "" if found.shape is None else hashlib.sha256(found.shape.state()).hexdigest()
+            yield f"{found.label}\t{found.box}\t{found.difficult}\t{shape}"
 
 
 def histogram(items: Iterable[Annotated], classes: Iterable[str]) -> dict[str, int]:

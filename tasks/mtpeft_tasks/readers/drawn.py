@@ -12,7 +12,7 @@ import torch
 
 from mtpeft.api import DataError, Dataset, Sample
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.boxes import Annotated, BoxReader, Object, histogram
+from mtpeft_tasks.readers.boxes import Annotated, BoxReader, Object, histogram, stated
 from mtpeft_tasks.readers.shapes import Box, Runs
 
 BACKGROUND = "background"
@@ -53,11 +53,10 @@ class Drawn(Dataset):
 
     def manifest(self) -> dict[str, Any]:
         """The histogram counts objects, and images for the background."""
-        lines = [f"{item.name}\t{found.label}\t{found.box}" for item in self.items for found in item.objects]
         counts = histogram(self.items, self.classes)
         return {
             "count": len(self),
-            "sha256": files.digest([*(item.name for item in self.items), *lines]),
+            "sha256": files.digest(stated(self.items)),
             "classes": list(self.classes),
             "histogram": counts | {BACKGROUND: len(self)} if BACKGROUND in counts else counts,
         }

@@ -66,7 +66,7 @@ class Maps(Dataset):
 
     def manifest(self) -> dict[str, Any]:
         """The hash is over the names and sizes of the files: there are too many to read them all."""
-        stated = [f"{item.name}\t{[file.stat().st_size for file in (item.image, *item.labels)]}" for item in self.items]
+        stated = [f"{item.name}\t{files.stated(item.image, *item.labels)}" for item in self.items]
         return {"count": len(self), "sha256": files.digest(stated), "classes": list(self.classes)}
 
 

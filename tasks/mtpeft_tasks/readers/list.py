@@ -8,6 +8,7 @@ Layouts, by what is found in the folder PATH:
 - FGVC as in the splits of visual prompt tuning: ``train.json``, ``val.json``, ``test.json``, each
   ``{"relative/path.jpg": class}``.
 - ``train.txt``, ``val.txt``, ``test.txt``.
+- Lists of other names: ``?train=clipart_train.txt&test=clipart_test.txt`` (``val`` too), relative to PATH.
 
 A line is ``relative/path label``, parted by a tab or the last space; a label is a name or a position in
 ``classes.txt``, and several are parted by ``;`` or ``|`` (in json, a list). Paths are relative to PATH or to a folder
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mtpeft.api import DataError
+from mtpeft.api import DataError, UsageError
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.labels import (
     SEPARATORS,
@@ -52,6 +53,7 @@ class ListFiles(LabelReader):
 
     Attributes:
         protocol: of VTAB-1k: 800 to tune on train800 and val200, 1000 to train on both.
+        train, val, test: the lists of the splits, relative to PATH, where they have other names.
         images: the folder that paths are relative to; empty to look for it.
         separators: what parts several labels; empty where each line has one.
     """
@@ -59,8 +61,15 @@ class ListFiles(LabelReader):
     gives: ClassVar[tuple[str, ...]] = ("label", "labels")
 
     protocol: Literal[800, 1000] = 800
+    train: str = ""
+    val: str = ""
+    test: str = ""
     images: str = ""
     separators: str = SEPARATORS
+
+    def __post_init__(self) -> None:
+        if (self.val or self.test) and not self.train:
+            raise UsageError("a list is named, but not that of the training split", hint="add ?train=FILE")
 
     def find(self, path: str) -> Found:
         place = files.existing(path)
@@ -83,6 +92,9 @@ class ListFiles(LabelReader):
         """The list of each split that there is."""
         if place.is_file():
             return {"train": place}
+        if self.train:
+            named = {"train": self.train, "val": self.val, "test": self.test}
+            return {split: files.inside(place, name, f"?{split}={name}") for split, name in named.items() if name}
         if self.protocol == 1000 or (place / _VTAB[800]["train"]).is_file():
             for name in _VTAB[self.protocol].values():
                 if not (place / name).is_file():

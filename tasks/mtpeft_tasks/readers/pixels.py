@@ -69,10 +69,11 @@ class Masked(Dataset):
 
     def manifest(self) -> dict[str, Any]:
         """The histogram counts pixels."""
+        stated = [f"{pair}\t{files.stated(pair.image, pair.mask)}" for pair in self.pairs]
         counts = np.bincount(self.table, weights=self.pixels, minlength=256)[: len(self.classes)]
         return {
             "count": len(self),
-            "sha256": files.digest([*map(str, self.pairs), *map(str, self.pixels.tolist())]),
+            "sha256": files.digest([*stated, *map(str, self.pixels.tolist())]),
             "classes": list(self.classes),
             "histogram": {name: int(count) for name, count in zip(self.classes, counts, strict=True)},
         }

@@ -30,6 +30,10 @@ class Polygons:
         right, bottom = every.max(0).tolist()
         return left, top, right, bottom
 
+    def state(self) -> bytes:
+        """All that it says, for a hash."""
+        return b";".join(points.tobytes() for points in self.points)
+
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """``(H, W) bool``, by COCO's own rule; what is outside is left out."""
         from faster_coco_eval.core import mask as coco
@@ -55,6 +59,10 @@ class Runs:
         if not rows:
             return 0.0, 0.0, 0.0, 0.0
         return float(columns[0]), float(rows[0]), columns[-1] + 1.0, rows[-1] + 1.0
+
+    def state(self) -> bytes:
+        """All that it says, for a hash."""
+        return self.counts.tobytes()
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """``(H, W) bool``; ``size`` is its own."""

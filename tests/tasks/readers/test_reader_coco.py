@@ -413,3 +413,14 @@ def test_parts_of_cars_as_two_tasks_of_one_run(shared_data, tmp_path):
         images, targets = task.collate([transform(dataset[index]) for index in range(2)])
         loss = sum(task.loss(run.host.heads[name], run.host.predict(images, name), targets).values())
         assert torch.isfinite(loss)
+
+
+def test_the_hash_knows_shapes_flags_and_images(tmp_path):
+    other = [[1, 1, 5, 1, 5, 4]]  # half of the square, with the same box
+    data = [entry(), entry(segmentation=other), entry(iscrowd=1)]
+    found = [mask(single(tmp_path / str(number), one)).manifest() for number, one in enumerate(data)]
+    assert len({manifest["sha256"] for manifest in found}) == 3
+    assert found[0] | {"sha256": ""} == found[1] | {"sha256": ""}
+    Image.new("RGB", (7, 5), (1, 2, 3)).save(tmp_path / "0/train/a.png", compress_level=0)
+    assert mask(f"coco:{tmp_path}/0").manifest()["sha256"] != found[0]["sha256"]
+    assert mask(f"coco:{tmp_path}/0", "test").manifest()["sha256"] == found[0]["sha256"]

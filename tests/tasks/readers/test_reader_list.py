@@ -6,23 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from reader_samples import labels, names, pictures, problems, read, rows
+from PIL import Image
+from reader_samples import labels, names, pictures, problems, read, rows, vtab
 
 from mtpeft.api import DataError, UsageError
 from mtpeft.reader import open_reader
-
-
-def vtab(root: Path) -> str:
-    """``images/SPLIT/000000.jpg label``, with 8, 2 and 6 images in place of 800, 200 and the test set."""
-    lines: dict[str, list[str]] = {}
-    for split, count in (("train800", 8), ("val200", 2), ("test", 6)):
-        paths = [f"images/{split}/{number:06}.jpg" for number in range(count)]
-        pictures(root, *paths)
-        lines[split] = [f"{path} {number % 2 * 11}" for number, path in enumerate(paths)]
-    lines["train800val200"] = lines["train800"] + lines["val200"]
-    for name, entries in lines.items():
-        (root / f"{name}.txt").write_text("\n".join(entries))
-    return f"list:{root}"
 
 
 def test_vtab_protocols(tmp_path):
@@ -143,3 +131,40 @@ def test_what_is_recognised(tmp_path):
             assert reader.recognises(tmp_path) is expected, (name, text)
         (tmp_path / name).unlink()
     assert not reader.recognises(tmp_path / "none")
+
+
+def named_lists(root: Path) -> str:
+    """Lists of other names, of images in a folder of theirs."""
+    pictures(root / "pictures", *(f"{domain}/{number}.jpg" for domain in ("real", "sketch") for number in range(12)))
+    for domain in ("real", "sketch"):
+        lines = [f"{domain}/{number}.jpg {number % 2}\n" for number in range(12)]
+        (root / f"{domain}_train.txt").write_text("".join(lines[:10]))
+        (root / f"{domain}_test.txt").write_text("".join(lines[10:]))
+    return f"list:{root}?images=pictures"
+
+
+def test_lists_of_other_names(tmp_path):
+    data = f"{named_lists(tmp_path)}&train=sketch_train.txt&test=sketch_test.txt"
+    assert {split: len(read(data, split)) for split in ("train", "val", "test")} == {"train": 8, "val": 2, "test": 2}
+    assert names(read(data, "test")) == ["sketch/10.jpg", "sketch/11.jpg"]
+    both = f"{data}&val=real_test.txt"
+    assert names(read(both, "val")) == ["real/10.jpg", "real/11.jpg"] and len(read(both)) == 10
+
+
+def test_lists_of_other_names_that_cannot_be_used(tmp_path):
+    data = named_lists(tmp_path)
+    with pytest.raises(UsageError, match="not that of the training split") as wrong:
+        read(f"{data}&test=real_test.txt")
+    assert "?train=FILE" in wrong.value.hint
+    with pytest.raises(DataError, match=r'\?test=reel_test.txt: there is no file "reel_test.txt"'):
+        read(f"{data}&train=real_train.txt&test=reel_test.txt")
+    with pytest.raises(DataError, match="outside of the data"):
+        read(f"{data}&train=../{tmp_path.name}/../secret.txt")
+
+
+def test_the_hash_knows_an_image_that_was_replaced(tmp_path):
+    data = vtab(tmp_path)
+    before = [read(data, split).manifest()["sha256"] for split in ("train", "val")]
+    Image.new("RGB", (90, 60)).save(tmp_path / "images/train800/000003.jpg", quality=30)
+    after = [read(data, split).manifest()["sha256"] for split in ("train", "val")]
+    assert after[0] != before[0] and after[1] == before[1]

@@ -6,6 +6,7 @@ import bz2
 import json
 import pickle
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +33,16 @@ def mnist(root: Path, name: str) -> None:
         (folder / f"{kind}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + bytes(SPLITS[split]))
 
 
-def cifar(root: Path, name: str) -> None:
+def cifar(root: Path, name: str, splits: Mapping[str, list[int]] = SPLITS, names: Sequence[str] = CLASSES) -> None:
     cls = getattr(datasets, name)
     folder = root / cls.base_folder
     folder.mkdir()
     for files, split in ((cls.train_list, "train"), (cls.test_list, "test")):
         for number, (file, _) in enumerate(files):
-            labels = SPLITS[split] if number == 0 else []
+            labels = splits[split] if number == 0 else []
             content = {"data": pixels(len(labels), 3072), "labels" if name == "CIFAR10" else "fine_labels": labels}
             (folder / file).write_bytes(pickle.dumps(content))
-    (folder / cls.meta["filename"]).write_bytes(pickle.dumps({cls.meta["key"]: CLASSES}))
+    (folder / cls.meta["filename"]).write_bytes(pickle.dumps({cls.meta["key"]: names}))
 
 
 def svhn(root: Path, name: str) -> None:
