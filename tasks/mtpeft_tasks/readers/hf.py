@@ -1,8 +1,8 @@
 """``hf:NAME``: classification from Hugging Face ``datasets`` (the extra ``hf``).
 
-NAME is a folder that ``save_to_disk`` wrote, a folder that ``load_dataset`` reads, or a name on the hub, which is
-fetched once. The column ``image`` holds images and ``label`` a class, or a list of classes. Missing splits are held out
-of the training images: 20 % for test, 10 % for validation.
+NAME is a folder that ``save_to_disk`` wrote, a folder that ``load_dataset`` reads, or ``hf://NAME`` for a name on the
+hub, which is fetched once. The column ``image`` holds images and ``label`` a class, or a list of classes. Missing
+splits are held out of the training images: 20 % for test, 10 % for validation.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mtpeft.api import DataError, did_you_mean
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.labels import Entry, Found, LabelReader, Source, labels_of
 
+_HUB = "hf://"
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
@@ -75,7 +76,9 @@ class HuggingFace(LabelReader):
         try:
             if _is_saved(place):
                 return library.load_from_disk(str(place))
-            return library.load_dataset(str(place) if place.exists() else path, self.config or None)
+            return library.load_dataset(
+                path.removeprefix(_HUB) if path.startswith(_HUB) else str(place), self.config or None
+            )
         except Exception as error:  # a builder may raise anything
             message = f'"{path}" cannot be loaded by datasets: {str(error).split(chr(10))[0]}'
             raise DataError(message, hint="check the name, ?config=NAME, and that the hub can be reached") from error

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from reader_samples import labels, names, pictures, problems, read, rows
 
 from mtpeft.api import DataError
+from mtpeft.config import Overrides, load
 from mtpeft.reader import open_reader
+from mtpeft_tasks.readers.hf import HuggingFace
 
 
 def test_without_the_extra(tmp_path, monkeypatch):
@@ -131,3 +134,13 @@ def test_an_image_that_is_missing_or_none(library, tmp_path):
     for index, reason in enumerate(("it is missing", "not an image")):
         with pytest.raises(DataError, match=f'image "train/{index}" cannot be read: {reason}'):
             source.image(f"train/{index}")
+
+
+def test_a_name_on_the_hub_is_no_path(tmp_path, monkeypatch):
+    asked = []
+    library = SimpleNamespace(load_dataset=lambda *names: asked.append(names))
+    HuggingFace(config="small")._opened(library, "hf://user/beans")
+    HuggingFace()._opened(library, str(tmp_path))
+    assert asked == [("user/beans", "small"), (str(tmp_path), None)]
+    recipe = load(None, Overrides({"--tasks": "a=cls@hf:hf://user/beans", "--method": "lora"}))
+    assert recipe.tasks["a"].settings["data"] == "hf:hf://user/beans"
