@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mtpeft.schedule import Schedule as Schedule
     from mtpeft.schedule import TaskSize as TaskSize
     from mtpeft.schedule import Update as Update
+    from mtpeft.task import SPLITS as SPLITS
     from mtpeft.task import Dataset as Dataset
     from mtpeft.task import Head as Head
     from mtpeft.task import Metric as Metric
@@ -75,7 +76,7 @@ _WHERE = {
     "mtpeft.reader": ["Reader", "open_data"],
     "mtpeft.schedule": ["Batch", "Begin", "End", "Evaluate", "Event", "Schedule", "TaskSize", "Update"],
     "mtpeft.balancing": ["Balancer"],
-    "mtpeft.task": ["Dataset", "Head", "Metric", "Sample", "Score", "Split", "Task"],
+    "mtpeft.task": ["SPLITS", "Dataset", "Head", "Metric", "Sample", "Score", "Split", "Task"],
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 

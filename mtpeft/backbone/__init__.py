@@ -123,11 +123,11 @@ def _from_timm(
             raise UsageError(f"{option} is no option of the backbone", hint="say it by weights and image_size")
     try:
         return _sized(name, size, chosen | own)
-    except TypeError as error:
-        raise UsageError(f"{name} cannot be built with {chosen}: {error}", hint="see timm.create_model") from None
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise _no_weights(name, weights, pretrained, error) from error
     except Exception as error:  # safetensors and hub clients raise types of their own
+        if chosen and isinstance(error, TypeError):
+            raise UsageError(f"{name} cannot be built with {chosen}: {error}", hint="see timm.create_model") from None
         if not pretrained:
             raise
         raise _no_weights(name, weights, pretrained, error) from error

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import shutil
-import sys
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,7 +18,8 @@ from mtpeft.errors import Diverged, MtpeftError, NotApplicable
 from mtpeft.evaluation import summarize
 from mtpeft.plugins import in_words
 from mtpeft.training.evaluate import evaluate
-from mtpeft.training.run import open_run
+from mtpeft.training.folder import peak_memory
+from mtpeft.training.run import choose_device, open_run
 from mtpeft.training.session import Session
 
 OVER_STAGES: tuple[str, ...] = ("average_incremental", "forgetting")
@@ -48,6 +47,8 @@ class Processes:
             KeyboardInterrupt: after `stop`.
             MtpeftError: for what is no fault of the method: data or weights that are not there, a full disk.
         """
+        if self.stopped:
+            raise KeyboardInterrupt
         ours, theirs = self.context.Pipe(duplex=False)
         process = self.context.Process(target=_report, args=(theirs, config, trained, self.threads))
         process.start()
@@ -95,20 +96,14 @@ def run(config: Config, trained: Path | None = None) -> Record:
         opened = open_run(trained, evaluate_on=config.evaluate_on)
         return Record({name: evaluate(opened, name, config.evaluate_on).value for name in opened.host.tasks})
     shutil.rmtree(config.output.dir, ignore_errors=True)
-    before = _peak()
+    device = choose_device(config.device)
+    before = peak_memory(device)
     session = Session.start(config)
     matrix = session.train()
     last = max(stage for stage, _ in matrix.cells)
     scores = {task: cell.value for (stage, task), cell in matrix.cells.items() if stage == last}
-    costs = matrix.costs.to_dict() if matrix.costs else {}
-    accelerated = session.run.device.type != "cpu"
-    memory = costs["peak_memory_bytes"] if accelerated else _peak() - before
+    costs = matrix.to_json()["costs"]
     summary = summarize(matrix) if len(matrix.stages) > 1 else {}
     over_stages = {name: summary[name] for name in OVER_STAGES if name in summary}
-    return Record(scores, costs, costs["seconds" if accelerated else "cpu_seconds"], memory, over_stages)
-
-
-def _peak() -> int:
-    """Most bytes that this process ever held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    seconds = costs["cpu_seconds" if device.type == "cpu" else "seconds"]
+    return Record(scores, costs, seconds, costs["peak_memory_bytes"] - before, over_stages)

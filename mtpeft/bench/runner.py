@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any, cast
@@ -17,9 +18,9 @@ from mtpeft.bench.trials import TOGETHER, Record, Records, Trial
 from mtpeft.config import Config, Overrides, load, load_plan
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry, resolve
-from mtpeft.task import Split
+from mtpeft.task import SPLITS, Split
 from mtpeft.training.disk import read_json, write_json
-from mtpeft.training.run import SPLITS, build_methods, build_tasks
+from mtpeft.training.run import build_methods, build_tasks
 from mtpeft.training.sequence import split_classes
 from mtpeft.training.validation import improvement
 
@@ -190,21 +191,23 @@ class Comparison:
         return sum(improvement(scores[method], score) > 0 for score in scores.values())
 
     def missing(self) -> list[str]:
-        """What is not in the table, in words: a method on a task, or its further seeds."""
+        """What is neither in the table nor failed, in words: a method's tasks of each seed."""
         gaps: dict[tuple[str, int], list[str]] = {}
+        first = self.plan.seeds[0]
+        complete = all(self._settled(method, task, first) for method in self.methods for task in self.tasks)
         for method in self.methods:
-            wanted = self.plan.seeds if self._complete() and method in self.leading() else self.plan.seeds[:1]
-            for task in self.tasks:
-                made = {trial.seed for trial, _ in self.tested(method, task)}
-                for seed in wanted:
-                    if seed not in made:
-                        gaps.setdefault((method, seed), []).append(task)
+            wanted = self.plan.seeds if complete and method in self.leading() else (first,)
+            for task, seed in product(self.tasks, wanted):
+                if not self._settled(method, task, seed):
+                    gaps.setdefault((method, seed), []).append(task)
         return [f"{method}, seed {seed}: {', '.join(tasks)}" for (method, seed), tasks in gaps.items()]
 
-    def _complete(self) -> bool:
-        first = self.plan.seeds[0]
-        tests = [self.test(method, task, first) for method in self.methods for task in self.tasks]
-        return all(trial is not None and self.records.get(trial) is not None for trial in tests)
+    def _settled(self, method: str, task: str, seed: int) -> bool:
+        """Whether nothing is left to be made: it was tested, or every candidate failed."""
+        tested = self.test(method, task, seed)
+        if tested is None:
+            return all(self.records.get(trial) is not None for trial in self.candidates(method, task))
+        return self.records.get(tested) is not None
 
 
 def methods_of(config: Config) -> tuple[str, ...]:

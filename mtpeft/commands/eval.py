@@ -7,8 +7,9 @@ from typing import Any
 
 from mtpeft.commands.output import print_json, print_table
 from mtpeft.errors import UsageError, did_you_mean
+from mtpeft.task import SPLITS
 from mtpeft.training.evaluate import evaluate
-from mtpeft.training.run import SPLITS, find_adapter, open_run
+from mtpeft.training.run import find_adapter, open_run
 
 
 def run(folder: Path, *, split: str, best: bool, json: bool) -> None:

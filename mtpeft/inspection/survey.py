@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, cast
 
 from mtpeft.errors import DataError, MtpeftError
 from mtpeft.inspection.choice import Choice
@@ -12,9 +12,8 @@ from mtpeft.inspection.duplicates import Print, Twins, find_twins, fingerprint
 from mtpeft.inspection.labels import label_errors, listed, unlearned
 from mtpeft.plugins import resolve
 from mtpeft.reader import open_reader
-from mtpeft.task import Dataset, Sample, Split, Task
+from mtpeft.task import SPLITS, Dataset, Sample, Split, Task
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 Progress = Callable[[str, int, int], None]
 """Told of the split, the samples read, and how many there are."""
 Findings = dict[str, str]
@@ -138,7 +137,7 @@ def _opened(choice: Choice, type: str, seed: int) -> Survey:
         reader, place = open_reader(choice.data)
         reader.found = []
         try:
-            data = reader.read(place, split, gives=found.task.gives, seed=seed)
+            data = reader.read(place, cast(Split, split), gives=found.task.gives, seed=seed)
             if len(data):
                 found.splits[split] = SplitSurvey(data, data.manifest())
             else:

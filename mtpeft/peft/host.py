@@ -156,7 +156,15 @@ class Host(nn.Module):
             raise
 
     def _select(self, method: Method) -> list[Site]:
-        return select(self.sites, method.at, method.blocks) if method.at else []
+        """The sites of a method; where its own pattern finds none, it is the method that makes no sense here."""
+        if not method.at:
+            return []
+        try:
+            return select(self.sites, method.at, method.blocks)
+        except UsageError as error:
+            if (method.at, method.blocks) != (type(method).at, type(method).blocks):
+                raise
+            raise NotApplicable(error.message, hint=error.hint) from None
 
     def _rewire(self) -> None:
         self.wiring.detach()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,10 +13,9 @@ from torch import Tensor
 from mtpeft.backbone.features import Features, FeaturesInfo, ImageConfig
 from mtpeft.plugins import resolve
 from mtpeft.settings import build
-from mtpeft.task import Dataset, Head, Sample, Score, Split, Task
+from mtpeft.task import SPLITS, Dataset, Head, Sample, Score, Split, Task
 from mtpeft.testing.case import CheckFailed, difference, tensors
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 IMAGE = ImageConfig((64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 INFOS = {
     "one stride": FeaturesInfo(24, (24,), (8,), 1, (64, 64)),
@@ -40,9 +39,9 @@ class TaskCase:
         if not condition:
             raise CheckFailed(f"task {self.name}: {self.check}: {text}")
 
-    def dataset(self, split: Split) -> Dataset:
+    def dataset(self, split: str) -> Dataset:
         if split not in self.data:
-            self.data[split] = self.task.dataset(split)
+            self.data[split] = self.task.dataset(cast(Split, split))
         return self.data[split]
 
     def batch(self, count: int, *, train: bool, start: int = 0) -> tuple[Tensor, list[Target]]:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from mtpeft.peft.method import Method
 from mtpeft.plugins import create
 from mtpeft.recipe import RANDOM_WEIGHTS
 from mtpeft.schedule import Begin, End, Evaluate, Event, Schedule, TaskSize, key
-from mtpeft.task import Dataset, Head, Split, Task
+from mtpeft.task import SPLITS, Dataset, Head, Split, Task
 from mtpeft.training.checked import check_data as check
 from mtpeft.training.checkpoint import current_state
 from mtpeft.training.datasets import Drawn, Joined
@@ -33,9 +33,6 @@ from mtpeft.training.disk import read_json
 
 if TYPE_CHECKING:
     from mtpeft.backbone import Backbone
-
-
-SPLITS: tuple[str, ...] = get_args(Split)
 
 
 @dataclass

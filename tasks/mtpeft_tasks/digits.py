@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mtpeft.api import Dataset, Sample, UsageError, did_you_mean
+from mtpeft.api import SPLITS, Dataset, Sample, UsageError, did_you_mean
 from mtpeft_tasks import relief
 from mtpeft_tasks.maps import NAMES as MAP_NAMES
 
@@ -32,7 +32,6 @@ Kind = Literal["cls", "det", "seg", "depth", "normals", "saliency", "edges"]
 
 CANVAS = 64
 NAMES = tuple("0123456789")
-SPLITS = ("train", "val", "test")
 SOURCES = {"train": 1197, "val": 200, "test": 400}
 SCENES = {
     "cls": {"train": 640, "val": 400, "test": 800},

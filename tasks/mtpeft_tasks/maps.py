@@ -13,18 +13,18 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-VOID = 255
+IGNORED = 255
 
 
 class Map(tv_tensors.Mask):
     """Values ``(..., H, W)``: the positions of classes, or 0 and 1; 255 where there is none."""
 
-    missing = float(VOID)
+    missing = float(IGNORED)
 
     @staticmethod
     def labelled(values: Tensor) -> Tensor:
         """Which pixels ``(H, W) bool`` of the values ``(K, H, W)`` say something."""
-        return (values != VOID).all(0)
+        return (values != IGNORED).all(0)
 
     def mirrored(self) -> Tensor:
         """Of the image whose left is its right."""
@@ -67,8 +67,8 @@ class Edges(Map):
         if height > self.shape[-2] or width > self.shape[-1]:
             return super().resized(height, width)
         values = self.as_subclass(Tensor)
-        some = adaptive_max_pool2d(torch.stack([values == 1, values != VOID]).float(), (height, width))
-        return Edges(torch.where(some[0] > 0, 1, torch.where(some[1] > 0, 0, VOID)).to(values.dtype))
+        some = adaptive_max_pool2d(torch.stack([values == 1, values != IGNORED]).float(), (height, width))
+        return Edges(torch.where(some[0] > 0, 1, torch.where(some[1] > 0, 0, IGNORED)).to(values.dtype))
 
 
 MAPS: dict[str, type[Map]] = {"mask": Map, "saliency": Map, "edges": Edges, "depth": Depth, "normals": Normals}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mtpeft.bench.isolated import run
+from mtpeft.bench.isolated import Processes, run
 from mtpeft.bench.runner import Comparison, remember, remember_data
 from mtpeft.bench.table import comparable, markdown, ppt, rows, table
 from mtpeft.bench.trials import Record, Records, Trial
@@ -126,6 +126,40 @@ def test_ppt_is_the_published_one(parameters: float, factor: float) -> None:
 
 def test_metrics_of_several_units_have_no_mean(recipe: Path) -> None:
     assert comparable(comparison(recipe))
+    recipe.write_text(PLAN + '[tasks.far]\ntype = "depth"\n')
+    plan = comparison(recipe)
+    fill(plan)
+    assert not comparable(plan)
+    assert [row.mean for row in rows(plan)] == [row.ppt for row in rows(plan)] == [None, None]
+
+
+def test_what_failed_is_not_said_to_be_missing(recipe: Path) -> None:
+    """And it does not keep the further seeds of the others from being asked for."""
+    plan = comparison(recipe)
+    for method, task in product(plan.methods, plan.tasks):
+        failed = (method, task) == ("bitfit", "other")
+        for trial in plan.candidates(method, task):
+            plan.records.add(trial, Record(error="the loss is nan") if failed else Record({task: 50.0}))
+    assert plan.missing() == ["bitfit, seed 0: cls", "linear-probe, seed 0: cls, other"]
+    for method, task in product(plan.methods, plan.tasks):
+        if (tested := plan.test(method, task, 0)) is not None:
+            plan.records.add(tested, Record({task: 50.0}))
+    assert plan.missing() == ["linear-probe, seed 1: cls, other"]
+
+
+def test_a_method_that_makes_no_sense_is_a_record_and_a_missing_file_the_end(recipe: Path) -> None:
+    """In a process of its own: what is the method's fault is kept, what is not would be kept for every trial."""
+    settings = ["backbone=resnet18", "weights=random", 'bench.methods=["vpt-deep"]', "bench.relative_to=[]"]
+    plan, processes = comparison(recipe, *settings), Processes(1)
+    trial = plan.candidates("vpt-deep", "cls")[0]
+    assert "no site of this backbone" in processes.run(plan.config_of(trial), None).error
+    settings[1] = "weights=nowhere.safetensors"
+    plan = Comparison(recipe, recipe.parent / "other", settings)
+    with pytest.raises(MtpeftError, match=r"nowhere\.safetensors"):
+        processes.run(plan.config_of(trial), None)
+    processes.stop()
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(plan.config_of(trial), None)
 
 
 def test_settings_of_a_trial(recipe: Path) -> None:

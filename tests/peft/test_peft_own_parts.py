@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Method, Site, TokenPart, WeightPart
+from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.host import Host
 from mtpeft.peft.sites import find_sites
 from mtpeft.plugins import resolve
@@ -171,3 +172,12 @@ def test_a_low_rank_part_may_have_no_rank_at_all(family, kept):
         merged = zoo()[family]()
         merged.load_state_dict(host.merged_state("a"))
         torch.testing.assert_close(host(images, "a").pooled, Host(merged).eval()(images).pooled)
+
+
+def test_a_method_without_sites_here_makes_no_sense_and_a_pattern_without_sites_is_the_users():
+    """The one is a cell of a table that stays empty, the other a mistake to be mended."""
+    vpt = resolve("methods", "vpt-deep")
+    with pytest.raises(NotApplicable):
+        Host(zoo()["resnet"](), [("vpt-deep", vpt())], ["a"])
+    with pytest.raises(UsageError, match="nowhere"):
+        Host(zoo()["vit"](), [("vpt-deep", vpt(at="nowhere.*"))], ["a"])

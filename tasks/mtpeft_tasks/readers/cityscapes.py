@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mtpeft.api import DataError, Dataset, Split
+from mtpeft.api import SPLITS, DataError, Dataset, Split
+from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.pixels import IGNORED, Pair, Values, masked
-from mtpeft_tasks.readers.splits import SPLITS, SplitReader
+from mtpeft_tasks.readers.pixels import Pair, Values, masked
+from mtpeft_tasks.readers.splits import SplitReader
 
 IMAGE, MASK = "_leftImg8bit.png", "_gtFine_labelIds.png"
 EVALUATED = {

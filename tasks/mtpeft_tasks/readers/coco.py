@@ -23,12 +23,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtpeft.api import DataError, Dataset, Split
+from mtpeft.api import SPLITS, DataError, Dataset, Split
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.boxes import Annotated, Boxed, require_objects
 from mtpeft_tasks.readers.coco_json import Table, load
 from mtpeft_tasks.readers.drawn import Drawn, ShapeReader
-from mtpeft_tasks.readers.splits import FOLDERS, SPLITS
+from mtpeft_tasks.readers.splits import FOLDERS
 
 _YEARS = ("2017", "2014", "")
 _ALONE = ("_annotations.coco.json", "annotations.json")

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mtpeft.api import DataError, UsageError, did_you_mean
+from mtpeft.api import SPLITS, DataError, UsageError, did_you_mean
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.labels import (
     SEPARATORS,
-    SPLITS,
     Entry,
     Files,
     Found,

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from mtpeft.api import DataError, Dataset, Sample
+from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.boxes import Annotated, BoxReader, Object, histogram, stated
 from mtpeft_tasks.readers.shapes import Box, Runs
 
 BACKGROUND = "background"
-IGNORED = 255
 OVERSHOOT = 0.01
 """Of the image's side, that a shape may leave it by: outlines are drawn by hand."""
 

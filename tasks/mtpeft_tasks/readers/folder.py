@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mtpeft.api import DataError
+from mtpeft.api import SPLITS, DataError
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labels import SPLITS, Entry, Files, Found, LabelReader, class_names, holds, image_in
+from mtpeft_tasks.readers.labels import Entry, Files, Found, LabelReader, class_names, holds, image_in
 
 
 @dataclass

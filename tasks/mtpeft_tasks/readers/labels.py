@@ -22,10 +22,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mtpeft.api import DataError, Dataset, Reader, Sample, Split
+from mtpeft.api import SPLITS, DataError, Dataset, Reader, Sample, Split
 from mtpeft_tasks.readers import files
 
-SPLITS = ("train", "val", "test")
 SEPARATORS = ";|"
 
 

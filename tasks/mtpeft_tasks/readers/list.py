@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mtpeft.api import DataError, UsageError
+from mtpeft.api import SPLITS, DataError, UsageError
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.labels import (
     SEPARATORS,
-    SPLITS,
     Entry,
     Files,
     Found,

@@ -19,10 +19,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mtpeft.api import DataError, Dataset, Split
+from mtpeft.api import SPLITS, DataError, Dataset, Split
+from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.pixels import IGNORED, Pair, Values, listed, mask_value, masked, named, read_mask
-from mtpeft_tasks.readers.splits import FOLDERS, SPLITS, SplitReader
+from mtpeft_tasks.readers.pixels import Pair, Values, listed, mask_value, masked, named, read_mask
+from mtpeft_tasks.readers.splits import FOLDERS, SplitReader
 
 _MASKS = ("masks", "annotations", "labels", "SegmentationClass")
 _OBJECTS = ("objectInfo150.txt", "objectInfo150.csv", "object150_info.csv")

@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from mtpeft_tasks.maps import NAMES, VOID
-from mtpeft_tasks.readers.labelled import Labelled, LabelledReader, load_array
+from mtpeft_tasks.maps import IGNORED, NAMES
+from mtpeft_tasks.readers.image_sets import ImageSetReader, Member, load_array
 from mtpeft_tasks.readers.pixels import read_mask
 
 CLASSES = (
@@ -29,7 +29,7 @@ _PLACES = {
 
 
 @dataclass
-class Nyud(LabelledReader):
+class Nyud(ImageSetReader):
     """Semantic classes, depth, surface normals and edges of indoor scenes."""
 
     gives: ClassVar[tuple[str, ...]] = ("mask", "depth", "normals", "edges")
@@ -43,11 +43,11 @@ class Nyud(LabelledReader):
         place, suffix = _PLACES[gives]
         return (root / place / f"{name}.{suffix}",)
 
-    def load(self, item: Labelled, gives: str) -> np.ndarray:
+    def load(self, item: Member, gives: str) -> np.ndarray:
         [file] = item.labels
         if gives == "mask":
             return read_mask(file) - np.uint8(1)  # 0 becomes 255
         if gives == "normals":
             return np.ascontiguousarray(load_array(file, "HW3").transpose(2, 0, 1))
         values = load_array(file, "HW")
-        return values if gives == "depth" else np.where(values == VOID, VOID, values > 0).astype(np.uint8)
+        return values if gives == "depth" else np.where(values == IGNORED, IGNORED, values > 0).astype(np.uint8)

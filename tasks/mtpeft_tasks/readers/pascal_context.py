@@ -25,9 +25,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from mtpeft.api import DataError, Split
-from mtpeft_tasks.maps import NAMES, VOID
+from mtpeft_tasks.maps import IGNORED, NAMES
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labelled import Labelled, LabelledReader
+from mtpeft_tasks.readers.image_sets import ImageSetReader, Member
 from mtpeft_tasks.readers.pixels import read_mask
 
 CLASSES = (
@@ -59,7 +59,7 @@ _INDOOR = (
 
 
 @dataclass
-class PascalContext(LabelledReader):
+class PascalContext(ImageSetReader):
     """Semantic classes, human parts, saliency, surface normals and edges of everyday scenes.
 
     Attributes:
@@ -96,7 +96,7 @@ class PascalContext(LabelledReader):
         listed = _persons(root / "ImageSets" / "Parts" / ("val.txt" if split == "test" else "train.txt"))
         return [name for name in names if listed.get(name, True)]
 
-    def load(self, item: Labelled, gives: str) -> np.ndarray:
+    def load(self, item: Member, gives: str) -> np.ndarray:
         file = item.labels[0]
         if gives == "mask":
             return read_mask(file) if self.labels == "semantic" else _parts(file, files.image_size(item.image))
@@ -154,7 +154,7 @@ def _parts(path: Path, size: tuple[int, int]) -> np.ndarray:
     except (IndexError, KeyError, TypeError, ValueError) as error:
         message = f'"{path}" is no annotation of parts: {type(error).__name__} {error}'
         raise DataError(message, hint="expected a file of PASCAL-Part") from None
-    return found if found.any() else np.full_like(found, VOID)
+    return found if found.any() else np.full_like(found, IGNORED)
 
 
 def _persons(listed: Path) -> dict[str, bool]:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from mtpeft.api import DataError, Dataset, Reader, Sample, Split, UsageError
+from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.readers import files
-
-IGNORED = 255
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Literal, TypeVar
 from mtpeft.api import DataError, Reader, Split
 from mtpeft_tasks.readers import files
 
-SPLITS = ("train", "val", "test")
 FOLDERS = {
     "train": ("train", "training", "trainset", "trainingset"),
     "val": ("val", "valid", "validation", "valset", "validationset"),

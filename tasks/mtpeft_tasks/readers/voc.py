@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
-from mtpeft.api import DataError, Dataset, Split
+from mtpeft.api import SPLITS, DataError, Dataset, Split
+from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.boxes import Annotated, Boxed, BoxReader, Object, require_objects
-from mtpeft_tasks.readers.pixels import IGNORED, Pair, Values, listed, masked
-from mtpeft_tasks.readers.splits import SPLITS
+from mtpeft_tasks.readers.pixels import Pair, Values, listed, masked
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 CLASSES = (

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Strict, TypeAdapter, ValidationError
 
-from mtpeft.api import DataError
+from mtpeft.api import SPLITS, DataError
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.splits import FOLDERS, SPLITS
+from mtpeft_tasks.readers.splits import FOLDERS
 from mtpeft_tasks.readers.typed import in_words
 
 _LISTED = ("classes.txt", "labels/classes.txt")

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from mtpeft.api import Metric, Score
+from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.names import UNKNOWN, positions
-
-IGNORED = 255
 
 
 def confusion(actual: Tensor, predicted: Tensor, count: int) -> Tensor:

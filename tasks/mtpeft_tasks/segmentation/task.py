@@ -16,9 +16,10 @@ from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import at_image_size, at_output_size
 from mtpeft_tasks.digits import Kind
 from mtpeft_tasks.images import ImageTask
+from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.names import known_positions, make_head
 from mtpeft_tasks.segmentation.heads import HEADS
-from mtpeft_tasks.segmentation.metric import IGNORED, MeanIoU, renumbered
+from mtpeft_tasks.segmentation.metric import MeanIoU, renumbered
 
 
 @dataclass

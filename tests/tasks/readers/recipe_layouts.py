@@ -9,10 +9,10 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import labelled_samples
+import image_set_samples
 import numpy as np
 import torchvision_samples
-from labelled_samples import save, texts
+from image_set_samples import save, texts
 from reader_samples import picture, vtab
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
@@ -91,11 +91,11 @@ def ade20k(root: Path, test: int) -> None:
 
 
 def pascal_context(root: Path, test: int) -> None:
-    labelled_samples.pascal(root / "PASCAL_MT", 2 * test)
+    image_set_samples.pascal(root / "PASCAL_MT", 2 * test)
 
 
 def nyud(root: Path, test: int) -> None:
-    labelled_samples.nyud(root / "NYUD_MT", test)
+    image_set_samples.nyud(root / "NYUD_MT", test)
 
 
 def cifar100(root: Path, test: int) -> None:

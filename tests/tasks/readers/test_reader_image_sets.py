@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import labelled_samples
+import image_set_samples
 import numpy as np
 import pytest
 import torch
-from labelled_samples import SIZE, annotation, box, save, struct, texts
+from image_set_samples import SIZE, annotation, box, save, struct, texts
 from scipy.io import savemat
 
 from mtpeft.api import DataError, UsageError, open_data
@@ -25,12 +25,12 @@ WIDE = (40, 30)
 
 @pytest.fixture
 def pascal(tmp_path) -> Path:
-    return labelled_samples.pascal(tmp_path / "PASCAL_MT")
+    return image_set_samples.pascal(tmp_path / "PASCAL_MT")
 
 
 @pytest.fixture
 def nyud(tmp_path) -> Path:
-    return labelled_samples.nyud(tmp_path / "NYUD_MT")
+    return image_set_samples.nyud(tmp_path / "NYUD_MT")
 
 
 def first(data: str, gives: str, split: str = "train") -> torch.Tensor:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from mtpeft.api import DataError, Dataset, Reader, Sample, Split
-from mtpeft_tasks.maps import MAPS, VOID
+from mtpeft_tasks.maps import IGNORED, MAPS
 from mtpeft_tasks.readers import files
 
 _LOOKED_AT = 16  # samples of a split that are decoded before training: all would take minutes for thousands of images
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Member:
     """One image with the files that hold its labels of one kind."""
 
     name: str
@@ -34,9 +34,9 @@ class Labelled:
 class Maps(Dataset):
     """Images with one map each."""
 
-    def __init__(self, reader: LabelledReader, items: list[Labelled], gives: str, classes: tuple[str, ...]) -> None:
+    def __init__(self, reader: ImageSetReader, items: list[Member], gives: str, classes: tuple[str, ...]) -> None:
         self.reader, self.items, self.gives, self.classes = reader, items, gives, classes
-        self.table = np.full(256, VOID, np.uint8)
+        self.table = np.full(256, IGNORED, np.uint8)
         for value, name in enumerate(reader.names(gives)):
             if gives == "mask" and name in classes:
                 self.table[value] = classes.index(name)
@@ -59,7 +59,7 @@ class Maps(Dataset):
         if self.gives != "mask":
             return torch.from_numpy(values)
         known = len(self.reader.names(self.gives))
-        if (wrong := values[(values >= known) & (values != VOID)]).size:
+        if (wrong := values[(values >= known) & (values != IGNORED)]).size:
             message = f'"{item.labels[0]}" has the value {wrong[0]}, but there are {known} classes'
             raise DataError(message, hint="255 is for pixels without a class")
         return torch.from_numpy(self.table[values])
@@ -71,7 +71,7 @@ class Maps(Dataset):
 
 
 @dataclass
-class LabelledReader(Reader, ABC):
+class ImageSetReader(Reader, ABC):
     """Images in one folder, labels of the same name in others, and lists of names for the splits."""
 
     images: ClassVar[str]
@@ -87,7 +87,7 @@ class LabelledReader(Reader, ABC):
         """The files with an image's labels."""
 
     @abstractmethod
-    def load(self, item: Labelled, gives: str) -> np.ndarray:
+    def load(self, item: Member, gives: str) -> np.ndarray:
         """A map ``(H, W)`` or ``(K, H, W)`` from its files; masks with 255 for what has no class.
 
         Raises:
@@ -121,7 +121,7 @@ class LabelledReader(Reader, ABC):
         """The folder of images beside the lists."""
         return (path / self.images).is_dir() and all((path / file).is_file() for file in self.lists.values())
 
-    def _item(self, root: Path, name: str, pictures: dict[str, Path], gives: str) -> Labelled:
+    def _item(self, root: Path, name: str, pictures: dict[str, Path], gives: str) -> Member:
         if name not in pictures:
             raise DataError(f'"{root / self.images}" has no image "{name}"', hint="the lists of the splits name it")
         labels = self.files(root, name, gives)
@@ -130,7 +130,7 @@ class LabelledReader(Reader, ABC):
         for file in labels:
             if not file.is_file():
                 raise DataError(f'image "{name}" has no labels: "{file}" does not exist', hint="add it, or unlist it")
-        return Labelled(name, pictures[name], labels)
+        return Member(name, pictures[name], labels)
 
     def _labelled(self, data: Maps, index: int) -> bool:
         values = self.attempt(data.values, index)
