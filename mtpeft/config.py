@@ -140,6 +140,7 @@ class Basics:
         train_on: the splits to train on; with ``val`` among them nothing is validated.
         evaluate_on: the split that fills the result matrix; with ``val``, for choosing, ``test`` is not even opened.
         workers: processes that load data; 0 loads in the training process.
+        cache: absolute path of a folder to keep decoded samples in, uncompressed, for this run and later ones.
     """
 
     seed: Whole = 0
@@ -153,6 +154,7 @@ class Basics:
     train_on: tuple[Literal["train", "val"], ...] = ("train",)
     evaluate_on: Literal["val", "test"] = "test"
     workers: Whole = 0
+    cache: str | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
 
 

@@ -193,9 +193,11 @@ def _within(key: str, path: Place) -> bool:
 
 
 def _resolved(path: Place, value: Any, base: Path) -> Any:
-    """Paths of data and weights, made absolute, so that a run's ``config.toml`` means the same from anywhere."""
+    """Paths of data, weights and cache, made absolute, so that a run's ``config.toml`` means the same from anywhere."""
     if not isinstance(value, str) or not value:
         return value
+    if path == ("cache",):
+        return _absolute(value, base)
     if path == ("weights",):
         return value if value == RANDOM_WEIGHTS else _absolute(value, base)
     if len(path) != 3 or path[0] != "tasks" or path[2] != "data":

@@ -261,10 +261,13 @@ def remember(config: Config, folder: Path, recipe: Path) -> None:
 
 
 def portable(config: Config, base: Path) -> str:
-    """A configuration with its paths relative to ``base``: the same wherever recipe and data were put together."""
+    """A configuration with its paths relative to ``base``: the same wherever recipe and data were put together.
+
+    How samples are loaded is left out: it changes nothing.
+    """
     places = [str(task.settings.get("data", "")).partition(":")[2].partition("?")[0] for task in config.tasks.values()]
     places += [place.partition("@")[2] for place in places]
-    text = config.to_toml()
+    text = replace(config, workers=0, cache=None).to_toml()
     for place in sorted({config.weights or "", *places}, key=len, reverse=True):
         if Path(place).is_absolute():
             text = text.replace(place, Path(os.path.relpath(place, base)).as_posix())

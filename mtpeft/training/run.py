@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -26,6 +26,7 @@ from mtpeft.plugins import create
 from mtpeft.recipe import RANDOM_WEIGHTS
 from mtpeft.schedule import Begin, End, Evaluate, Event, Schedule, TaskSize, key
 from mtpeft.task import SPLITS, Dataset, Head, Split, Task
+from mtpeft.training.cache import Decoded, place
 from mtpeft.training.checked import check_data as check
 from mtpeft.training.checkpoint import current_state
 from mtpeft.training.datasets import Drawn, Joined
@@ -33,6 +34,9 @@ from mtpeft.training.disk import read_json
 
 if TYPE_CHECKING:
     from mtpeft.backbone import Backbone
+
+_NO_MATTER = {setting.name for setting in fields(Task)} - {"data"}
+"""Settings of every task that do not change its samples."""
 
 
 @dataclass
@@ -98,7 +102,12 @@ class Run:
         if len(found) == 0:
             data = self.tasks[name].data or "the embedded data"
             raise DataError(f'task "{name}" has no {split} samples in {data}', hint="look at it: mtpeft data PATH")
-        return found
+        return Decoded(found, self._kept_in(name, split, found)) if self.config.cache else found
+
+    def _kept_in(self, name: str, split: str, data: Dataset) -> Path:
+        own = {key: value for key, value in vars(self.tasks[name]).items() if key not in _NO_MATTER}
+        about = {"type": self.config.tasks[name].type, "split": split, "seed": self.data_seed, **own}
+        return place(Path(self.config.cache or ""), about, data)
 
     def events(self) -> Iterator[Event]:
         """The schedule of this run's own tasks, behind the stages of the runs before, whose tasks are evaluated too."""
