@@ -125,12 +125,15 @@ def evaluate(
     run: Run,
     split: Annotated[str, typer.Option(metavar="SPLIT", help="train, val or test.")] = "test",
     best: Annotated[bool, typer.Option("--best", help="The best weights on validation, not the last.")] = False,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw samples of each task: truth, and prediction.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Evaluate every task of a run again."""
     from mtpeft.commands import eval as command
 
-    command.run(run, split=split, best=best, json=json)
+    command.run(run, split=split, best=best, pictures=pictures, json=json)
 
 
 @app.command(epilog=_example("mtpeft predict runs/cls-det-seg-hydra-lora --task seg photo.jpg --out predictions"))
@@ -268,12 +271,15 @@ def bench(
     workers: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
     settings: Settings = None,
     table: Annotated[bool, typer.Option("--table", help="Train nothing; print the table of what there is.")] = False,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Draw test samples of what is tested.")] = False,
     json: Json = False,
 ) -> None:
     """Compare methods on tasks over seeds, at one budget."""
     from mtpeft.commands import bench as command
 
-    command.run(recipe, out=out, workers=workers, settings=settings or [], table_only=table, json=json)
+    command.run(
+        recipe, out=out, workers=workers, settings=settings or [], table_only=table, pictures=pictures, json=json
+    )
 
 
 def _recipe_of(folder: Path | None, described: bool) -> Path | None:

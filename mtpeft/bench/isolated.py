@@ -19,7 +19,8 @@ from mtpeft.evaluation import summarize
 from mtpeft.plugins import in_words
 from mtpeft.training.evaluate import evaluate
 from mtpeft.training.folder import peak_memory
-from mtpeft.training.run import choose_device, open_run
+from mtpeft.training.gallery import gallery, write_galleries
+from mtpeft.training.run import Run, choose_device, open_run
 from mtpeft.training.session import Session
 
 OVER_STAGES: tuple[str, ...] = ("average_incremental", "forgetting")
@@ -40,7 +41,7 @@ class Processes:
             self.context.set_forkserver_preload([__name__, "timm"])
         self.threads, self.live, self.stopped = threads, set[BaseProcess](), False
 
-    def run(self, config: Config, trained: Path | None) -> Record:
+    def run(self, config: Config, trained: Path | None, pictures: Path | None = None) -> Record:
         """`run` in a new process.
 
         Raises:
@@ -50,7 +51,7 @@ class Processes:
         if self.stopped:
             raise KeyboardInterrupt
         ours, theirs = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=_report, args=(theirs, config, trained, self.threads))
+        process = self.context.Process(target=_report, args=(theirs, self.threads, config, trained, pictures))
         process.start()
         self.live.add(process)
         theirs.close()
@@ -73,11 +74,11 @@ class Processes:
             process.terminate()
 
 
-def _report(connection: Connection, config: Config, trained: Path | None, threads: int) -> None:
+def _report(connection: Connection, threads: int, *arguments: Any) -> None:
     os.setpgrp()  # a Ctrl-C is for who started us, and stops us in turn
     torch.set_num_threads(threads)
     try:
-        connection.send(run(config, trained))
+        connection.send(run(*arguments))
     except (NotApplicable, Diverged) as error:
         connection.send(Record(error=error.message))
     except MtpeftError as error:
@@ -86,14 +87,18 @@ def _report(connection: Connection, config: Config, trained: Path | None, thread
         connection.send(Record(error=in_words(error)))
 
 
-def run(config: Config, trained: Path | None = None) -> Record:
+def run(config: Config, trained: Path | None = None, pictures: Path | None = None) -> Record:
     """Train and score on ``config.evaluate_on``; or score a run of the same settings that was trained for a choice.
+
+    Args:
+        pictures: a folder for what it says of some samples of that split.
 
     Raises:
         MtpeftError: what stands in the way of training.
     """
     if trained is not None:
         opened = open_run(trained, evaluate_on=config.evaluate_on)
+        _draw(opened, pictures)
         return Record({name: evaluate(opened, name, config.evaluate_on).value for name in opened.host.tasks})
     shutil.rmtree(config.output.dir, ignore_errors=True)
     device = choose_device(config.device)
@@ -105,5 +110,11 @@ def run(config: Config, trained: Path | None = None) -> Record:
     costs = matrix.to_json()["costs"]
     summary = summarize(matrix) if len(matrix.stages) > 1 else {}
     over_stages = {name: summary[name] for name in OVER_STAGES if name in summary}
+    _draw(session.run, pictures)
     seconds = costs["cpu_seconds" if device.type == "cpu" else "seconds"]
     return Record(scores, costs, seconds, costs["peak_memory_bytes"] - before, over_stages)
+
+
+def _draw(run: Run, pictures: Path | None) -> None:
+    if pictures is not None:
+        write_galleries(pictures, {name: gallery(run, name, run.config.evaluate_on) for name in run.host.tasks})

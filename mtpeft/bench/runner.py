@@ -45,15 +45,23 @@ class Comparison:
         folder: where records are kept; a trial whose record is there is not made again.
         settings: ``KEY=VALUE`` over the recipe, for all trials.
         say: told what happens.
+        pictures: draw what the tested runs of the first seed say of some samples, as ``pictures/METHOD/TASK``.
 
     Raises:
         UsageError: for a recipe that does not say what to compare, or another one than the folder was made with.
     """
 
     def __init__(
-        self, recipe: Path, folder: Path, settings: Sequence[str] = (), say: Callable[[str], None] = print
+        self,
+        recipe: Path,
+        folder: Path,
+        settings: Sequence[str] = (),
+        say: Callable[[str], None] = print,
+        *,
+        pictures: bool = False,
     ) -> None:
         self.recipe, self.folder, self.settings, self.say = recipe, folder, tuple(settings), say
+        self.pictures = pictures
         self.records = Records(folder / "records.jsonl")
         self.config = split_classes(load_plan(recipe, Overrides(settings=settings)))
         self.plan = self.config.bench
@@ -100,10 +108,15 @@ class Comparison:
     def _trial(self, processes: Processes, trial: Trial) -> None:
         if self.records.get(trial) is not None:
             return
-        record = processes.run(self.config_of(trial), self._trained(trial))
+        record = processes.run(self.config_of(trial), self._trained(trial), self._drawn(trial))
         self.records.add(trial, record)
         scores = ", ".join(f"{task} {value:.2f}" for task, value in record.scores.items() if value is not None)
         self.say(f"{trial}: {record.error or scores}")
+
+    def _drawn(self, trial: Trial) -> Path | None:
+        """The folder for the pictures of a trial, if it has any."""
+        wanted = self.pictures and (trial.split, trial.seed) == ("test", self.plan.seeds[0])
+        return trial.folder(self.folder / "pictures").parent if wanted else None
 
     def config_of(self, trial: Trial) -> Config:
         """What `mtpeft train` would be told to make a trial."""

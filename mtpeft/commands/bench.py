@@ -16,20 +16,30 @@ from mtpeft.commands.output import print_json
 from mtpeft.training.disk import write_file
 
 
-def run(recipe: Path, *, out: Path | None, workers: int, settings: Sequence[str], table_only: bool, json: bool) -> None:
+def run(
+    recipe: Path,
+    *,
+    out: Path | None,
+    workers: int,
+    settings: Sequence[str],
+    table_only: bool,
+    pictures: bool,
+    json: bool,
+) -> None:
     """Make what is missing, and print the table; ``table.md`` in the folder has it too.
 
     Args:
         out: where records are kept; ``runs/bench-RECIPE`` where not given.
         workers: trainings at a time.
         table_only: train nothing.
+        pictures: draw some test samples for each run of the first seed that is tested, below ``pictures``.
 
     Raises:
         MtpeftError: for a plan that cannot be understood, or a folder with records of another one or of other data.
         KeyboardInterrupt: with everything kept that was finished.
     """
     folder = out or Path("runs") / f"bench-{recipe.stem}"
-    comparison = Comparison(recipe, folder, settings, say=lambda text: print(text, file=sys.stderr, flush=True))
+    comparison = Comparison(recipe, folder, settings, _say, pictures=pictures)
     remember(comparison.config, folder, recipe)
     if not table_only:
         remember_data(comparison.config, folder)
@@ -45,3 +55,7 @@ def run(recipe: Path, *, out: Path | None, workers: int, settings: Sequence[str]
         if items:
             print(f"\n{what}", *items, sep="\n  ")
     print(f"\ntable  {folder / 'table.md'}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -9,32 +9,43 @@ from mtpeft.commands.output import print_json, print_table
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.task import SPLITS
 from mtpeft.training.evaluate import evaluate
+from mtpeft.training.folder import refuse_existing
+from mtpeft.training.gallery import gallery, write_galleries
 from mtpeft.training.run import find_adapter, open_run
 
 
-def run(folder: Path, *, split: str, best: bool, json: bool) -> None:
+def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bool) -> None:
     """Evaluate every task that the run has met.
 
     Args:
         best: take each task's best weights on validation instead of the last.
+        pictures: a folder for one picture of each task: some samples with their truth and the prediction.
 
     Raises:
-        UsageError: for an unknown split.
+        UsageError: for an unknown split, or a folder of pictures that exists.
         MtpeftError: if there is no such run or its files are damaged.
     """
     if split not in SPLITS:
         raise UsageError(f'there is no split "{split}"', hint=did_you_mean(split, SPLITS))
+    if pictures is not None:
+        refuse_existing(pictures, hint="give another --pictures")
     opened = open_run(folder)
-    rows = []
+    rows, drawn = [], {}
     for name in opened.host.tasks:
         if best:
             opened.restore(find_adapter(folder, name))
         score = evaluate(opened, name, split)
         rows.append(_row(opened.tasks[name], name) | vars(score))
+        if pictures is not None:
+            drawn[name] = gallery(opened, name, split)
+    if pictures is not None:
+        write_galleries(pictures, drawn)
     if json:
         print_json({"run": str(folder), "split": split, "best": best, "tasks": rows})
     else:
         print_table(("task", "metric", "value", "unit", "count"), rows)
+        if pictures is not None:
+            print(f"\npictures  {pictures}")
 
 
 def _row(task: Any, name: str) -> dict[str, Any]:

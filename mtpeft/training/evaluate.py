@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mtpeft.peft.host import Host
 from mtpeft.task import Score
 from mtpeft.training.data import Loaded, Samples, Source, batches, to_device
 from mtpeft.training.run import Run
@@ -46,15 +48,22 @@ def load(
 def measure(run: Run, name: str, loaded: Iterable[Loaded], pause: Callable[[], None] = lambda: None) -> Score:
     """A task's metric on batches of `load`, with the host in evaluation mode meanwhile."""
     metric = run.tasks[name].metric(run.host.head_of(name).classes)
-    training = run.host.training
-    run.host.eval()
-    try:
+    with evaluating(run.host):
         for images, targets in loaded:
             metric.update(predict(run, name, images, targets), targets)
             pause()
-    finally:
-        run.host.train(training)
     return metric.compute()
+
+
+@contextmanager
+def evaluating(host: Host) -> Iterator[None]:
+    """The host in evaluation mode, and in its own again afterwards."""
+    training = host.training
+    host.eval()
+    try:
+        yield
+    finally:
+        host.train(training)
 
 
 @torch.no_grad()

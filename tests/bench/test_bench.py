@@ -312,3 +312,10 @@ def test_records_survive_a_cut_off_line_and_say_where_they_are_damaged(tmp_path:
     path.write_bytes(b"{}\n" + whole)
     with pytest.raises(MtpeftError, match="line 1 is damaged"):
         Records(path)
+
+
+def test_pictures_are_of_what_is_tested_from_the_first_seed(recipe: Path) -> None:
+    plan = Comparison(recipe, recipe.parent / "out", say=lambda text: None, pictures=True)
+    plan.run(1, 1)
+    found = sorted(file.relative_to(plan.folder).as_posix() for file in (plan.folder / "pictures").rglob("*.*"))
+    assert found == [f"pictures/{method}/{task}/{task}.jpg" for method in plan.methods for task in plan.tasks]

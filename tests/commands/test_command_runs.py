@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import training_toy
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mtpeft import plugins
@@ -67,6 +68,16 @@ def test_eval_takes_the_best_weights_of_each_task(capsys, run):
 def test_eval_prints_a_table(capsys, run):
     assert main(["eval", str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["task", "metric", "value", "unit", "count"]
+
+
+def test_eval_draws_the_truth_above_the_predictions(capsys, run):
+    assert main(["eval", str(run), "--pictures", "drawn"]) == 0 and "drawn" in capsys.readouterr().out
+    names = list(open_run(run).host.tasks)
+    assert sorted(file.name for file in Path("drawn").iterdir()) == sorted(f"{name}.jpg" for name in names)
+    for file in Path("drawn").iterdir():
+        with Image.open(file) as picture:
+            assert picture.width > 6 * 32 and picture.height > 2 * 32
+    assert main(["eval", str(run), "--pictures", "drawn"]) == 2 and "exists already" in capsys.readouterr().err
 
 
 def test_predictions_are_json_and_pictures_with_class_names(capsys, run, picture):
