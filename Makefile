@@ -12,8 +12,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# Every method on every family of the zoo: too long for every change.
+# Every method on every family of the zoo: too long for every change. The result is benchmarks/results/conformance.md.
 matrix: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/conformance.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(VENV)/.dev

@@ -1,7 +1,7 @@
 """Every registered method passes the kit: on a plain transformer, and on other families in rotation.
 
-`GROUND` are the methods that prove the part kinds; they run on every family of `PROMISED`, others on one more. The full
-matrix, and compilation of every method, carry the marker ``slow``.
+`GROUND` are the methods that prove the part kinds; they run on every family of `PROMISED`, others on one more. The whole
+matrix, with the compilation of every method, is `benchmarks/conformance.py`.
 """
 
 from __future__ import annotations
@@ -44,13 +44,6 @@ def everyday() -> Iterator[tuple[str, str, str]]:
         yield from ((name, family, SCOPES[(index + turn) % 2]) for turn, family in enumerate(rotated))
 
 
-def everything() -> list[tuple[str, str, str]]:
-    """What the everyday matrix leaves out."""
-    done = set(everyday())
-    cells = [(n, f, s) for n in sorted(registry("methods")) for f in zoo() for s in SCOPES]
-    return [cell for cell in cells if cell not in done]
-
-
 @pytest.mark.parametrize(("method", "family", "scope"), list(everyday()))
 def test_conformance(method: str, family: str, scope: str) -> None:
     check_method(method, [family], scopes=[scope], slow=False)
@@ -61,15 +54,7 @@ def test_conformance_as_configured(method: str, family: str, settings: dict[str,
     check_method(method, [family], slow=False, settings=settings)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "family", "scope"), everything())
-def test_conformance_everywhere(method: str, family: str, scope: str) -> None:
-    check_method(method, [family], scopes=[scope], slow=False)
-
-
-@pytest.mark.parametrize(
-    "method", [pytest.param(n, marks=[] if n in COMPILED else [pytest.mark.slow]) for n in sorted(registry("methods"))]
-)
+@pytest.mark.parametrize("method", COMPILED)
 def test_compiles_into_one_graph(method: str) -> None:
     (check,) = [c for c in method_checks(method, ["vit"], ["shared"]) if c.slow]
     check()
