@@ -28,6 +28,15 @@ def enlarged(image: Image.Image) -> tuple[Image.Image, int]:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST), factor
 
 
+def said(name: str, probability: float) -> str:
+    """A class with how sure one is of it; the class alone where that is certain, as a truth is.
+
+    >>> said("cat", 0.873), said("cat", 1.0)
+    ('cat 87%', 'cat')
+    """
+    return name if probability == 1 else f"{name} {probability:.0%}"
+
+
 def caption(image: Image.Image, text: str) -> Image.Image:
     """The image with a line of text at its top left."""
     picture, _ = enlarged(image)
@@ -101,7 +110,7 @@ def _instead(image: Image.Image, pixels: np.ndarray) -> Image.Image:
 
 def _label(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, fill: tuple[int, int, int]) -> int:
     """Text on a filled plate, larger on larger pictures; gives the plate's bottom."""
-    font = ImageFont.load_default(max(10, max(draw.im.size) // 48))
+    font = ImageFont.load_default(max(10, max(draw.im.size) // 36))
     _, _, right, bottom = draw.textbbox(corner, text, font=font)
     draw.rectangle((corner[0], corner[1], right + 2, bottom + 2), fill=fill)
     bright = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] > 140

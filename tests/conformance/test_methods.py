@@ -1,7 +1,7 @@
 """Every registered method passes the kit: on a plain transformer, and on other families in rotation.
 
-`GROUND` are the methods that prove the part kinds; they run on every family of `PROMISED`, others on one more. The whole
-matrix, with the compilation of every method, is `benchmarks/conformance.py`.
+`GROUND` are the methods that prove the part kinds; they run on every family of `PROMISED`, others on one more. The
+whole matrix, with the compilation of every method, is `benchmarks/conformance.py`.
 """
 
 from __future__ import annotations

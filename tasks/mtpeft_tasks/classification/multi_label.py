@@ -15,7 +15,7 @@ from mtpeft.api import FeaturesInfo, Head, Metric, Sample
 from mtpeft_tasks.classification.heads import HEADS
 from mtpeft_tasks.classification.metric import MeanAveragePrecision
 from mtpeft_tasks.digits import Kind
-from mtpeft_tasks.drawing import caption
+from mtpeft_tasks.drawing import caption, said
 from mtpeft_tasks.images import ImageTask
 from mtpeft_tasks.names import known_positions, make_head
 
@@ -76,8 +76,8 @@ class MultiLabel(ImageTask):
 
     def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
         probabilities = prediction["probabilities"]
-        said = [f"{classes[index]} {float(probabilities[index]):.0%}" for index in prediction["labels"].tolist()]
-        return caption(image, ", ".join(said) or "no class")
+        found = [said(classes[index], float(probabilities[index])) for index in prediction["labels"].tolist()]
+        return caption(image, ", ".join(found) or "no class")
 
     def truth(self, target: dict[str, Any]) -> dict[str, Any]:
         probabilities = torch.zeros(len(target["classes"]))

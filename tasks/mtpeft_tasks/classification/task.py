@@ -15,7 +15,7 @@ from mtpeft.api import FeaturesInfo, Head, Metric, Sample
 from mtpeft_tasks.classification.heads import HEADS
 from mtpeft_tasks.classification.metric import Accuracy
 from mtpeft_tasks.digits import Kind
-from mtpeft_tasks.drawing import caption
+from mtpeft_tasks.drawing import caption, said
 from mtpeft_tasks.images import ImageTask
 from mtpeft_tasks.names import known_positions, make_head
 
@@ -66,7 +66,7 @@ class Classification(ImageTask):
 
     def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
         label = prediction["label"]
-        return caption(image, f"{classes[label]} {float(prediction['probabilities'][label]):.0%}")
+        return caption(image, said(classes[label], float(prediction["probabilities"][label])))
 
     def truth(self, target: dict[str, Any]) -> dict[str, Any]:
         label = int(target["label"])
