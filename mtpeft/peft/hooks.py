@@ -5,7 +5,9 @@ Hooks are objects, not closures: a deep copy of the host copies them, and then r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
@@ -18,6 +20,8 @@ from mtpeft.peft.slot import Placed, Slot
 from mtpeft.peft.weights import BiasSlot, WeightSlot, changed_bias, replace_rows
 
 _TAG = "_mtpeft_tag"
+Call = Callable[[Placed, Any, Tensor, Tensor], Tensor]
+"""How a part is run: with its place, the module's input, and what it changes."""
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Slots(TypedDict, total=False):
     token: Slot
     keyvalue: Slot
     overwrite: KeyValueTarget
+    gain: WeightSlot
     lowrank: WeightSlot
     bias: BiasSlot
     output: Slot
@@ -46,8 +51,8 @@ class Slots(TypedDict, total=False):
 class ModuleHook:
     """Hooks of one module.
 
-    At its input: the tag of a checkpoint, input parts, extra tokens. At its output: changes of the stream inside the
-    block, extra tokens cut, low-rank parts, a bias that timm lacks, output parts, and the block's tap.
+    At its input: the tag of a checkpoint, input parts, gains, extra tokens. At its output: gains, changes of the stream
+    inside the block, extra tokens cut, low-rank parts, a bias that timm lacks, output parts, and the block's tap.
 
     Attributes:
         slots: the parts here.
@@ -78,7 +83,9 @@ class ModuleHook:
         if "middle" in self.slots:
             x = self._between(self.slots["middle"], x)
         if "input" in self.slots:
-            x = self._run(self.slots["input"], x, None)
+            x = self._run(self.slots["input"], on_value, x)
+        if "gain" in self.slots:
+            x = self._run(self.slots["gain"], on_input, x)
         if "token" in self.slots:
             x = self._insert(self.slots["token"], x)
         if "keyvalue" in self.slots:
@@ -86,6 +93,8 @@ class ModuleHook:
         return (x, *args[1:])
 
     def after(self, module: nn.Module, x: Tensor, y: Any) -> Any:
+        if "gain" in self.slots:
+            y = self._run(self.slots["gain"], on_output, x, y)
         if "keyvalue" in self.slots and self.keys is not None:
             real = y.shape[1] - self.keys.shape[2]
             x, y = x[:, :real], y[:, :real]
@@ -100,30 +109,27 @@ class ModuleHook:
         if "bias" in self.slots:
             y = self._missing_bias(self.slots["bias"], y)
         if "output" in self.slots:
-            y = self._run(self.slots["output"], x, y)
+            y = self._run(self.slots["output"], on_channels, x, y)
         if self.block:
             self._leave(y)
         return y
 
-    def _run(self, slot: Slot, x: Tensor, y: Tensor | None) -> Tensor:
-        """Input parts (``y`` None) or output parts of each stretch on its own samples, channels last."""
-        stretches = slot.stretches()
+    def _run(self, slot: Slot, call: Call, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The output, or without one the input, after ``call`` of each part on its own samples, channels last."""
+        value, stretches = x if y is None else y, slot.stretches()
         if not any(plan for _, _, plan in stretches):
-            return x if y is None else y
+            return value
         if not self.channels_last:
-            x, y = x.movedim(1, -1), None if y is None else y.movedim(1, -1)
+            x, value = x.movedim(1, -1), value.movedim(1, -1)
         times = len(x) // slot.cell.now.route.size
         pieces = []
         for index, segment, plan in stretches:
             rows = slice(segment.start * times, segment.stop * times) if len(stretches) > 1 else slice(None)
-            inner, out = x[rows], None if y is None else y[rows]
+            inner, piece = x[rows], value[rows]
             for placed in plan:
                 with slot.using(placed, index, segment.task) as part:
-                    if out is None:
-                        inner = part(inner)
-                    else:
-                        out = on_channels(placed, part, inner, out)
-            pieces.append(inner if out is None else out)
+                    piece = call(placed, part, inner, piece)
+            pieces.append(piece)
         result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         return result if self.channels_last else result.movedim(-1, 1)
 
@@ -181,7 +187,7 @@ class ModuleHook:
         shape = slot.outer.entry
         spatial = len(shape) == 4 and x.ndim == 3 and x.shape[1] == shape[1] * shape[2]
         stream = x.view(len(x), *shape[1:3], -1) if spatial else x
-        changed = self._run(slot, stream, None)
+        changed = self._run(slot, on_value, stream)
         if changed is not stream:
             slot.outer.change = changed - stream
         return changed.reshape(x.shape)
@@ -257,12 +263,32 @@ def overwrite(target: KeyValueTarget, y: Tensor) -> Tensor:
     return torch.cat([y[:, :-count], torch.cat(columns[target.letters], -1).to(y.dtype)], 1)
 
 
-def on_channels(placed: Placed, part: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Run an output part; on a q, k or v site of a fused projection it sees those channels only."""
+def on_value(placed: Placed, part: Any, x: Tensor, value: Tensor) -> Tensor:
+    """Run an input part."""
+    return part(value)
+
+
+def on_channels(placed: Placed, part: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Run an output part."""
+    return on_rows(placed, partial(part, x), y)
+
+
+def on_input(placed: Placed, part: Any, x: Tensor, value: Tensor) -> Tensor:
+    """Run a weight part's gains of columns."""
+    return part.on_input(value).to(value.dtype)
+
+
+def on_output(placed: Placed, part: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Run a weight part's gains of rows."""
+    return on_rows(placed, part.on_output, y).to(y.dtype)
+
+
+def on_rows(placed: Placed, change: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+    """A change of the output; on a q, k or v site of a fused projection it sees those channels only."""
     if "slice" not in placed.site.tags:
-        return part(x, y)
+        return change(y)
     start, stop = placed.site.rows.start, placed.site.rows.stop
-    return torch.cat([y[..., :start], part(x, y[..., start:stop]), y[..., stop:]], -1)
+    return torch.cat([y[..., :start], change(y[..., start:stop]), y[..., stop:]], -1)
 
 
 @dataclass(eq=False)

@@ -118,6 +118,28 @@ class WeightPart(Part):
         """``(out,)`` or None; ``weight`` is the weight before this part."""
         return bias
 
+    def on_input(self, x: Tensor) -> Tensor:
+        """The same change made to the module's input ``(..., in)``: gains of columns. See `on_output`."""
+        return x
+
+    def on_output(self, y: Tensor) -> Tensor:
+        """The same change, of the bias too, made to the site's rows of the module's output ``(..., out)``.
+
+        A part that overrides this or `on_input` is run there where the module is called and all its parts can be: the
+        frozen weight then needs no gradient, and samples of several tasks share one pass.
+        """
+        return y
+
+
+def is_gain(part: Part) -> bool:
+    """A weight part that acts on activations."""
+    rows = isinstance(part, WeightPart) and type(part).on_output is not WeightPart.on_output
+    return rows or gains_columns(part)
+
+
+def gains_columns(part: Part) -> bool:
+    return isinstance(part, WeightPart) and type(part).on_input is not WeightPart.on_input
+
 
 class LowRankPart(WeightPart):
     """``W + scale * B A``; the host runs it on activations where the module is called.

@@ -29,11 +29,12 @@ def changes_bias(part: Part) -> bool:
 class WeightSlot(Slot):
     """The weight parts of one tensor.
 
-    ``on_activations``: all are low-rank and the module is called, so a hook runs them there and the tensor stays
-    frozen.
+    ``on_activations``: all are low-rank, or all are gains, and the module is called, so a hook runs them there and the
+    tensor stays frozen. ``bias_too``: so does the bias, because gains of the output change it as well.
     """
 
     on_activations: bool = False
+    bias_too: bool = False
 
     def value(self, original: Tensor, task: str | None, until: Placed | None = None) -> Tensor:
         """The tensor under ``task``'s plan, or as the part ``until`` sees it."""

@@ -20,6 +20,8 @@ from mtpeft.peft.parts import (
     SidePart,
     TokenPart,
     WeightPart,
+    gains_columns,
+    is_gain,
 )  # fmt: skip
 from mtpeft.peft.route import Cell
 from mtpeft.peft.sites import Model, TensorRef, is_plain_conv, parametrizations
@@ -29,6 +31,9 @@ from mtpeft.peft.weights import BiasSlot, Parametrization, WeightSlot, changes_b
 _KINDS: dict[type[Part], Literal["input", "output", "token", "keyvalue"]] = {
     InputPart: "input", OutputPart: "output", TokenPart: "token", KeyValuePart: "keyvalue"
 }  # fmt: skip
+
+_SCALED = (nn.Linear, nn.Conv2d, nn.LayerNorm)
+"""Modules whose output's channels are the rows of their weight, and nothing follows."""
 
 Plans = dict[str | None, tuple[Placed, ...]]
 
@@ -70,7 +75,7 @@ class Wiring:
         self._hook_blocks(plans)
         for (path, name), chain in self.chains.items():
             for slot in chain:
-                if isinstance(slot, BiasSlot) or not slot.on_activations:
+                if not (slot.weights.bias_too if isinstance(slot, BiasSlot) else slot.on_activations):
                     self._parametrize(path, name, slot)
         for path, hook in self.hooks.items():
             hook.register(self.model.modules[path])
@@ -119,7 +124,8 @@ class Wiring:
             return same(slot) and not any(p.per_task for p in parts) and not (apart and parts)
 
         fixed: list[Slot] = [s for s in self.weights.values() if not s.on_activations]
-        fixed += [*self.biases.values(), *(h.slots["bias"] for h in self.hooks.values() if "bias" in h.slots)]
+        fixed += [slot for slot in self.biases.values() if not slot.weights.bias_too]
+        fixed += [h.slots["bias"] for h in self.hooks.values() if "bias" in h.slots]
         counted = [h.slots["token"] for h in self.hooks.values() if "token" in h.slots]
         counted += [h.slots["keyvalue"] for h in self.hooks.values() if "keyvalue" in h.slots]
         return all(whole(s) for s in fixed) and all(same(s, lambda p: (p.method, p.part.added)) for s in counted)
@@ -164,14 +170,30 @@ class Wiring:
         return found
 
     def _choose_activation_path(self) -> None:
-        """Low-rank parts run on activations where the module is called and nothing else changes its weight."""
-        for (path, _), slot in self.weights.items():
+        """Low-rank parts, or gains, run on activations where the module is called and nothing else changes a weight."""
+        for (path, name), slot in self.weights.items():
             placed = [p for plan in slot.plans.values() for p in plan]
             module = self.model.modules[path]
-            callable_ = isinstance(module, nn.Linear) or is_plain_conv(module)
-            if callable_ and all(isinstance(p.part, LowRankPart) and not p.site.bypassed for p in placed):
+            if any(p.site.bypassed for p in placed):
+                continue
+            if _multiplies(module) and all(isinstance(p.part, LowRankPart) for p in placed):
                 slot.on_activations = True
                 self._hook(path).slots["lowrank"] = slot
+            elif name == "weight" and isinstance(module, _SCALED) and self._all_gains(path, slot, placed):
+                slot.on_activations = slot.bias_too = True
+                hook = self._hook(path).slots
+                hook["gain"] = slot
+                hook.pop("bias", None)
+
+    def _all_gains(self, path: str, slot: WeightSlot, placed: list[Placed]) -> bool:
+        """Whether input and output may be changed instead of the weight, with the same result."""
+        columns = [p for p in placed if gains_columns(p.part)]
+        if not all(is_gain(p.part) for p in placed) or any("slice" in p.site.tags for p in columns):
+            return False
+        if columns and "output" in self._hook(path).slots:  # an output part sees the input as it is
+            return False
+        biases = [c for c in self.chains.values() if any(isinstance(s, BiasSlot) and s.weights is slot for s in c)]
+        return all(len(chain) == 1 for chain in biases)
 
     def _hook_blocks(self, plans: Plans) -> None:
         """Blocks need a hook for tags (checkpoints), taps (side parts) and tokens that pass through."""
@@ -208,6 +230,10 @@ class Wiring:
         parametrize.register_parametrization(module, name, Parametrization(slot), unsafe=True)
         if fleeting:  # torch would save it from now on
             parametrizations(module, name)._non_persistent_buffers_set.add("original")
+
+
+def _multiplies(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or is_plain_conv(module)
 
 
 def _reorder(store: dict[str, Any], order: Iterable[str]) -> None:

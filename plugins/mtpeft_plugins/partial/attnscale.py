@@ -26,10 +26,16 @@ class HeadScale(WeightPart):
         self.scale = nn.Parameter(torch.ones(heads))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.scale.repeat_interleave(len(weight) // len(self.scale))[:, None] * weight
+        return self._rows(len(weight))[:, None] * weight
 
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        return None if bias is None else self.scale.repeat_interleave(len(bias) // len(self.scale)) * bias
+        return None if bias is None else self._rows(len(bias)) * bias
+
+    def on_output(self, y: Tensor) -> Tensor:
+        return self._rows(y.shape[-1]) * y
+
+    def _rows(self, count: int) -> Tensor:
+        return self.scale.repeat_interleave(count // len(self.scale))
 
 
 @dataclass

@@ -28,6 +28,9 @@ class RowGain(WeightPart):
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         return None if bias is None else self.gain * bias
 
+    def on_output(self, y: Tensor) -> Tensor:
+        return self.gain * y
+
 
 class ColumnGain(WeightPart):
     """``l (in,)`` on the inputs of a weight."""
@@ -38,6 +41,9 @@ class ColumnGain(WeightPart):
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.gain.view(1, -1, *[1] * (weight.ndim - 2))
+
+    def on_input(self, x: Tensor) -> Tensor:
+        return self.gain * x
 
 
 @dataclass

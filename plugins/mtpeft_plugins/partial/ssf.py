@@ -25,6 +25,9 @@ class ScaleShift(WeightPart):
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self.beta if bias is None else self.gamma * bias + self.beta
 
+    def on_output(self, y: Tensor) -> Tensor:
+        return self.gamma * y + self.beta
+
 
 @dataclass
 class Ssf(Method):
