@@ -11,7 +11,6 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
-from PIL import Image
 from samples_made import CLASSES, HEIGHT, OUTSIDE, WIDTH, Edit, Generator, Made, divided, picture, text
 from samples_maps import make_cityscapes, make_masks, make_nyud, make_pascal_context
 
@@ -98,8 +97,8 @@ def make_list(root: Path, names: Sequence[str]) -> Made:
 def make_torchvision(root: Path, names: Sequence[str]) -> Made:
     """Describable textures, as torchvision wants them; what it reads is named by split and number."""
     labels = {name: CLASSES[number % 2] for number, name in enumerate(names)}
-    for number, name in enumerate(names):
-        picture(root / "dtd/dtd/images" / labels[name] / f"{name}.jpg", number)
+    folder = root / "dtd/dtd/images"
+    images = [picture(folder / labels[name] / f"{name}.jpg", number) for number, name in enumerate(names)]
     lists = [
         text(
             root / f"dtd/dtd/labels/{split}1.txt",
@@ -107,17 +106,19 @@ def make_torchvision(root: Path, names: Sequence[str]) -> Made:
         )
         for split, members in divided(names).items()
     ]
-    return Made(f"torchvision:DTD@{root}", root, ("label",), (), texts=tuple(lists))
+    entries = [f"{split}/{number}" for split, members in divided(names).items() for number in range(len(members))]
+    return Made(f"torchvision:DTD@{root}", root, ("label",), tuple(images), entries=tuple(entries), texts=tuple(lists))
 
 
 def make_hf(root: Path, names: Sequence[str]) -> Made:
-    """Saved to disk; images lie within its tables, whatever their names are."""
+    """Saved to disk; images lie within its tables, which have a test of their own to spoil them."""
     library = pytest.importorskip("datasets")
     library.disable_progress_bars()
     kinds = library.Features({"image": library.Image(), "label": library.ClassLabel(names=list(CLASSES))})
     made = {}
     for split, members in divided(names).items():
-        images = [Image.open(picture(root.parent / f"{split}{n}.png", n)) for n in range(len(members))]
+        pictures = [picture(root.parent / f"{split}{n}.png", n) for n in range(len(members))]
+        images = [{"bytes": file.read_bytes(), "path": None} for file in pictures]
         columns = {"image": images, "label": [number % 2 for number in range(len(members))]}
         made["validation" if split == "val" else split] = library.Dataset.from_dict(columns, features=kinds)
     library.DatasetDict(made).save_to_disk(root)

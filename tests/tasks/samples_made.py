@@ -39,6 +39,7 @@ class Made:
         texts: annotations and lists, to be mutated.
         optional: those of them that may be empty, where there is nothing to say of an image.
         edits: what its format in particular must refuse.
+        entries: what messages call its images, where that is not by their files.
     """
 
     data: str
@@ -49,6 +50,7 @@ class Made:
     texts: tuple[Path, ...] = ()
     optional: tuple[Path, ...] = ()
     edits: tuple[Edit, ...] = ()
+    entries: tuple[str, ...] = ()
 
 
 Generator = Callable[[Path, Sequence[str]], Made]

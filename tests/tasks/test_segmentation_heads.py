@@ -12,7 +12,7 @@ from mtpeft.backbone.extract import Extractor
 from mtpeft.backbone.micro import micro
 from mtpeft.testing import check_task
 from mtpeft.testing.zoo import zoo
-from mtpeft_tasks.segmentation.heads import HEADS
+from mtpeft_tasks.segmentation.heads import PIXEL_HEADS
 from mtpeft_tasks.segmentation.mask_transformer import MaskTransformer
 from mtpeft_tasks.segmentation.pixels import OneMap
 from mtpeft_tasks.segmentation.setr_pup import SETRPUP
@@ -23,7 +23,7 @@ VIT = FeaturesInfo(pooled=6, channels=(6,), strides=(8,), prefix=1, image_size=(
 COARSE = FeaturesInfo(pooled=6, channels=(6,), strides=(16,), prefix=1, image_size=(160, 96))
 PYRAMID = FeaturesInfo(pooled=12, channels=(4, 6, 8, 12), strides=(4, 8, 16, 32), prefix=0, image_size=(64, 96))
 NAMES = ("background", "a", "b")
-NEW = [name for name in HEADS if name != "linear"]
+NEW = [name for name in PIXEL_HEADS if name != "linear"]
 every_head = pytest.mark.parametrize("name", NEW)
 every_info = pytest.mark.parametrize("info", [VIT, COARSE, PYRAMID], ids=["plain", "coarse", "hierarchical"])
 

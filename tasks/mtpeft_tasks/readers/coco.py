@@ -19,7 +19,8 @@ of any split has is dropped, unless ``classes`` names it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os.path
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,7 @@ class Coco(ShapeReader):
         kept = self.kept(every, [name for name in every if name in used], gives)
         tried = [self.attempt(self._item, table, base, name, kept, gives) for name in names]
         items = [item for item in tried if item is not None]
+        self._notice_unlisted(items, base, tables)
         require_objects(items, kept, Path(path), split)
         return Drawn(items, kept) if gives == "mask" else Boxed(items, kept)
 
@@ -90,6 +92,16 @@ class Coco(ShapeReader):
         if first and None not in tried[base] and (error := tried[root][0]):
             raise DataError(error.message, hint=f"{error.hint}, or say where they are with ?images=FOLDER")
         return base
+
+    def _notice_unlisted(self, items: Iterable[Annotated], base: Path, tables: Mapping[str, Table]) -> None:
+        """Say which images lie among those of the split and have no entry."""
+        listed = {os.path.normpath(base / name) for table in tables.values() for name in table.pictures}
+        names = " or ".join(sorted({table.file.name for table in tables.values()}))
+        for folder in sorted({Path(os.path.normpath(item.image)).parent for item in items}):
+            for file in files.images_in(folder):
+                if os.fspath(file) not in listed:
+                    message = f'image "{file}" has no entry in {names}'
+                    self.notice(DataError(message, hint="add one, also for an image without objects: it is left out"))
 
     def _item(self, table: Table, base: Path, name: str, kept: tuple[str, ...], gives: str) -> Annotated:
         number, picture = table.pictures[name]

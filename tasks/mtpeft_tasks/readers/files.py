@@ -81,6 +81,15 @@ def _unreadable(path: Path | str, error: Exception) -> DataError:
     return DataError(f'image "{path}" cannot be read: {reason}', hint="remove the file or replace it")
 
 
+def reason(error: BaseException) -> str:
+    """What another library says is wrong, in one sentence; some errors say no more than their name."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(error).split()).split(". ")[0]
+    named = isinstance(error, LookupError | AssertionError) or not said
+    return f"{type(error).__name__} {said}".strip() if named else said
+
+
 def folder(path: str | Path) -> Path:
     """An existing folder.
 

@@ -61,6 +61,7 @@ class HuggingFace(LabelReader):
         library = _library()
         splits = _splits(path, self._opened(library, path))
         for name, data in splits.items():
+            _check_tables(f'"{path}", split {name}', data)
             self._check_columns(library, f'"{path}", split {name}', data.features)
         classes = _names(library, splits["train"].features[self.label])
         entries = {name: self._entries(path, name, data, classes) for name, data in splits.items()}
@@ -80,7 +81,7 @@ class HuggingFace(LabelReader):
                 path.removeprefix(_HUB) if path.startswith(_HUB) else str(place), self.config or None
             )
         except Exception as error:  # a builder may raise anything
-            message = f'"{path}" cannot be loaded by datasets: {str(error).split(chr(10))[0]}'
+            message = f'"{path}" cannot be loaded by datasets: {files.reason(error)}'
             raise DataError(message, hint="check the name, ?config=NAME, and that the hub can be reached") from error
 
     def _check_columns(self, library: ModuleType, where: str, features: Mapping[str, Any]) -> None:
@@ -126,6 +127,14 @@ def _splits(path: str, data: Any) -> dict[str, Any]:
     return found
 
 
+def _check_tables(where: str, data: Any) -> None:
+    """Arrow takes the offsets in a file for granted, and where they are wrong, reading ends the process."""
+    try:
+        data.data.validate(full=True)
+    except Exception as error:
+        raise DataError(f"{where} is broken: {files.reason(error)}", hint="fetch or save it again") from error
+
+
 def _names(library: ModuleType, feature: Any) -> tuple[str, ...] | None:
     """The names of the classes by position; None where labels are names or numbers themselves."""
     inner = _inner(library, feature)
@@ -145,6 +154,11 @@ def _labels(value: Any, classes: tuple[str, ...] | None, where: str) -> tuple[st
     """The labels of a row; none for a missing value, and for the -1 that stands for one."""
     values = value if isinstance(value, list) else [value]
     if classes is not None:
-        return tuple(dict.fromkeys(classes[index] for index in values if index is not None and index >= 0))
+        given = [index for index in values if index not in (None, -1)]
+        for index in given:
+            if not 0 <= index < len(classes):
+                hint = f"classes are numbers from 0 to {len(classes) - 1}, and -1 stands for none"
+                raise DataError(f"{where}: label {index} is no class", hint=hint)
+        return tuple(dict.fromkeys(classes[index] for index in given))
     texts = [str(item) for item in values if item is not None]
     return tuple(dict.fromkeys(label for text in texts for label in labels_of(text, where, "")))

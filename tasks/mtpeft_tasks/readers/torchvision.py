@@ -98,29 +98,53 @@ class TorchvisionData(LabelReader):
             raise UsageError(f'"torchvision:{path}" names no folder', hint=f"for example torchvision:{name}@data")
         root = Path(place).expanduser() if self.download else files.folder(place)
         known = KNOWN[name]
-        sets = {split: self._opened(name, root, arguments) for split, arguments in known.splits.items()}
-        splits = {split: _entries(f'{name} in "{root}"', split, data, known) for split, data in sets.items()}
+        where = f'{name} in "{root}"'
+        sets = {split: self._opened(name, root, split) for split in known.splits}
+        splits = {split: self._entries(where, split, data, known) for split, data in sets.items()}
         return Found(Items(sets), splits, _names(sets["train"], known), "train")
 
-    def _opened(self, name: str, root: Path, arguments: Mapping[str, Any]) -> Any:
+    def _opened(self, name: str, root: Path, split: str) -> Any:
+        known = KNOWN[name]
         try:
-            return getattr(datasets, name)(str(root), download=self.download, **arguments)
+            data = getattr(datasets, name)(str(root), download=self.download, **known.splits[split])
+            _names(data, known)
         except Exception as error:  # each format has its own ways to be broken or absent
-            reason = " ".join(str(error).split()).split(". ")[0]
-            message = f'torchvision cannot read {name} in "{root}": {reason}'
+            message = f'torchvision cannot read {name} in "{root}", {split}: {files.reason(error)}'
             raise DataError(message, hint="add ?download=true to the data's path, or put its files there") from error
+        return data
+
+    def _entries(self, where: str, split: str, data: Any, known: Known) -> list[Entry]:
+        """Named by the split's own classes: some sets number those that a split has."""
+        classes, values = _names(data, known), getattr(data, known.labels)
+        if len(values) != len(data):
+            message = f"{where}, {split} has {len(data)} images and {len(values)} labels"
+            raise DataError(message, hint="its files do not belong together: fetch them again")
+        found = [(f"{split}/{index}", value) for index, value in enumerate(values)]
+        tried = [(path, self.attempt(_label, value, classes, f"{where}, {path}")) for path, value in found]
+        return [Entry(path, (label,), f"{where}, {path}") for path, label in tried if label is not None]
 
 
 def _names(data: Any, known: Known) -> tuple[str, ...] | None:
-    """The names of the classes by position; None where they have none."""
-    names = getattr(data, known.names) if known.names else None
-    return names and tuple(name if isinstance(name, str) else ", ".join(name) for name in names)
+    """The names of the classes by position; None where the set knows none.
+
+    Raises:
+        ValueError: where it should, and does not.
+    """
+    if not known.names:
+        return None
+    names = tuple(name if isinstance(name, str) else ", ".join(name) for name in getattr(data, known.names))
+    if not names:
+        raise ValueError("its classes have no names")
+    return names
 
 
-def _entries(where: str, split: str, data: Any, known: Known) -> list[Entry]:
-    """Named by the split's own classes: some sets number those that a split has."""
-    classes, values = _names(data, known), getattr(data, known.labels)
-    if known.labels == "_samples":
-        values = [label for _, label in values]
-    labels = [classes[int(value)] if classes else str(int(value)) for value in values]
-    return [Entry(f"{split}/{i}", (label,), f"{where}, {split}/{i}") for i, label in enumerate(labels)]
+def _label(value: Any, classes: tuple[str, ...] | None, where: str) -> str:
+    """The name of a class, or its number where it has none; of a pair, the last stands for it."""
+    value = value[-1] if isinstance(value, tuple) else value
+    try:
+        value = number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if number < 0 or (classes and number >= len(classes)):
+        raise DataError(f'{where}: label "{value!s:.40}" is no class', hint="fetch the files again, or correct them")
+    return classes[number] if classes else str(number)

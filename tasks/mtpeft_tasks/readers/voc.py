@@ -33,6 +33,24 @@ CLASSES = (
 """Pascal VOC's own, in the order of their values in masks."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Where the lists and the labels of a target are.
+
+    Attributes:
+        word: for one of them.
+    """
+
+    lists: str
+    folder: str
+    suffix: str
+    word: str
+
+
+_BOXES = Kind("Main", "Annotations", ".xml", "annotation")
+_MASKS = Kind("Segmentation", "SegmentationClass", ".png", "mask")
+
+
 @dataclass
 class Voc(BoxReader):
     """Detection and segmentation from Pascal VOC's layout.
@@ -54,12 +72,13 @@ class Voc(BoxReader):
         """
         root = files.folder(path)
         if gives == "mask":
-            splits = self.tested(self._splits(root, "Segmentation", "SegmentationClass", ".png"))
+            splits = self.tested(self._splits(root, _MASKS))
             names = self.members(splits, split, seed)
             pictures = self._pictures(root)
+            self._unnamed(root, _MASKS, {name for members in splits.values() for name in members}, pictures)
             pairs = [self.attempt(_pair, root, name, pictures) for name in names]
             return masked(self, root, split, [pair for pair in pairs if pair is not None], _values(root))
-        splits = self.tested(self._splits(root, "Main", "Annotations", ".xml"))
+        splits = self.tested(self._splits(root, _BOXES))
         return self._boxed(root, splits, split, self.members(splits, split, seed))
 
     def recognises(self, path: Path) -> bool:
@@ -70,15 +89,15 @@ class Voc(BoxReader):
     def place(self, file: Path, number: int) -> str:
         return f'annotation "{file}", object {number}'
 
-    def _splits(self, root: Path, kind: str, folder: str, suffix: str) -> dict[str, list[str]]:
+    def _splits(self, root: Path, kind: Kind) -> dict[str, list[str]]:
         """The names of each split that the data has; all that are labelled where it has no list of ``train``."""
-        listed = root / "ImageSets" / kind
+        listed = root / "ImageSets" / kind.lists
         lists = {name: listed / f"{name}.txt" for name in SPLITS if (listed / f"{name}.txt").is_file()}
         splits = {name: self._names(file) for name, file in lists.items()}
         if "train" not in splits:
-            splits["train"] = sorted(file.stem for file in files.folder(root / folder).glob(f"*{suffix}"))
+            splits["train"] = sorted(file.stem for file in files.folder(root / kind.folder).glob(f"*{kind.suffix}"))
         if not splits["train"]:
-            hint = f"expected {folder}/NAME{suffix} beside JPEGImages/NAME.jpg"
+            hint = f"expected {kind.folder}/NAME{kind.suffix} beside JPEGImages/NAME.jpg"
             raise DataError(f'"{root}" has no annotations', hint=hint)
         return splits
 
@@ -100,7 +119,7 @@ class Voc(BoxReader):
         annotations = {name: objects for name, objects in tried.items() if objects is not None}
         kept = files.asked_classes(_classes(root, annotations), self.classes)
         pictures = self._pictures(root)
-        self._unnamed(root, every, pictures)
+        self._unnamed(root, _BOXES, every, pictures)
         named = [name for name in names if name in annotations]
         items = [self.attempt(self._item, root, name, pictures, annotations[name], kept) for name in named]
         found = [item for item in items if item is not None]
@@ -116,14 +135,19 @@ class Voc(BoxReader):
                 self.report(DataError(message, hint="give one of them another name, or remove it"))
         return found
 
-    def _unnamed(self, root: Path, named: Container[str], pictures: dict[str, Path]) -> None:
-        """Notice images without annotation, and annotations that no list names."""
-        annotated = {file.stem for file in (root / "Annotations").glob("*.xml")}
+    def _unnamed(self, root: Path, kind: Kind, named: Container[str], pictures: dict[str, Path]) -> None:
+        """Notice images without label, and labels that no list names.
+
+        Lists of masks leave most images out on purpose, Pascal VOC's own among them.
+        """
+        labelled = {file.stem for file in (root / kind.folder).glob(f"*{kind.suffix}")}
+        chosen = kind is _MASKS and (root / "ImageSets" / kind.lists / "train.txt").is_file()
         hint = "that is no error: it is left out"
-        for name in sorted(name for name in pictures.keys() - annotated if name not in named):
-            self.notice(DataError(f'image "{pictures[name]}" has no annotation', hint=hint))
-        for name in sorted(name for name in annotated if name not in named):
-            self.notice(DataError(f'annotation "{root / "Annotations" / name}.xml" is in no split', hint=hint))
+        for name in sorted(name for name in pictures.keys() - labelled if name not in named and not chosen):
+            self.notice(DataError(f'image "{pictures[name]}" has no {kind.word}', hint=hint))
+        for name in sorted(name for name in labelled if name not in named):
+            file = root / kind.folder / f"{name}{kind.suffix}"
+            self.notice(DataError(f'{kind.word} "{file}" is in no split', hint=hint))
 
     def _item(
         self, root: Path, name: str, pictures: dict[str, Path], objects: tuple[Object, ...], kept: tuple[str, ...]

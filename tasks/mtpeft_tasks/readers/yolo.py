@@ -7,13 +7,14 @@ the beginning, which some exports write, is left off. Without a yaml: images in 
 validation; ``?test=val`` tests on the validation split.
 
 Labels are text files: ``images/train/a.jpg`` has ``labels/train/a.txt``, and ``train/images/a.jpg`` has
-``train/labels/a.txt``; an image without one has no objects. A line is ``class x y width height`` of a box or
-``class x1 y1 x2 y2 x3 y3 ...`` of a polygon, as fractions of the image's sides. Masks are drawn from polygons; boxes go
-around them.
+``train/labels/a.txt``; an image without one has no objects, and one without an image is noticed. A line is ``class x y
+width height`` of a box or ``class x1 y1 x2 y2 x3 y3 ...`` of a polygon, as fractions of the image's sides. Masks are
+drawn from polygons; boxes go around them.
 """
 
 from __future__ import annotations
 
+import os.path
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Yolo(ShapeReader):
         """
         yaml = find_yaml(Path(path).expanduser())
         layout = described(yaml) if yaml else guessed(files.folder(path))
+        self._notice_unused(layout)
         names = self.members(self.tested(layout.splits), split, seed)
         kept = self.kept(layout.classes, layout.classes, gives)
         tried = [self.attempt(self._item, layout, name, kept, gives) for name in names]
@@ -61,6 +63,19 @@ class Yolo(ShapeReader):
 
     def place(self, file: Path, number: int) -> str:
         return f'"{file}", entry {number}'
+
+    def _notice_unused(self, layout: Layout) -> None:
+        """Say which files in the folders of labels belong to no image; names of classes may lie there."""
+        used = {os.path.normpath(_labels(name)) for names in layout.splits.values() for name in names}
+        folders = {Path(file).parent for file in used}
+        places = {place for folder in folders for place in (folder, *folder.parents) if place.name == "labels"}
+        root = layout.root
+        found = {os.path.relpath(file, root) for place in places for file in (root / place).rglob("*.txt")}
+        for file in sorted(found - used):
+            path = Path(file)
+            if path.name != "classes.txt" and not any(part.startswith(".") for part in path.parts):
+                message = f'labels "{root / path}" belong to no image of any split'
+                self.notice(DataError(message, hint="add the image to a split, or remove them: they are left out"))
 
     def _item(self, layout: Layout, name: str, kept: tuple[str, ...], gives: str) -> Annotated:
         image = layout.root / name

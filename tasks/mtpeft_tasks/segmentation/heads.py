@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from mtpeft.api import Features, FeaturesInfo
 from mtpeft_tasks.names import Fraction, Natural, Positive
 from mtpeft_tasks.segmentation.mask_transformer import MaskTransformer
-from mtpeft_tasks.segmentation.pixels import PixelHead, deepest, upscale_for
+from mtpeft_tasks.segmentation.pixels import PixelHead, SegmentationHead, deepest, upscale_for
+from mtpeft_tasks.segmentation.query import Query
 from mtpeft_tasks.segmentation.setr_pup import SETRPUP
 from mtpeft_tasks.segmentation.upernet import UPerNet
 
@@ -67,10 +68,13 @@ class Linear(PixelHead):
         return sum(found[1:], found[0])
 
 
-HEADS: dict[str, type[PixelHead]] = {
+PIXEL_HEADS: dict[str, type[PixelHead]] = {
     "linear": Linear,
     "upernet": UPerNet,
     "setr-pup": SETRPUP,
     "mask-transformer": MaskTransformer,
 }
-"""The first is the default."""
+"""Those that give numbers for each pixel, whatever these stand for; the first is the default."""
+
+HEADS: dict[str, type[SegmentationHead]] = {**PIXEL_HEADS, "query": Query}
+"""Those of classes."""

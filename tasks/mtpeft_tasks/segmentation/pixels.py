@@ -1,9 +1,10 @@
-"""What the segmentation heads share: one row of parameters for each class, logits at the input's size."""
+"""What the segmentation heads share: one row of parameters for each class, a score of each class at each pixel."""
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtpeft.api import Features, FeaturesInfo, Head
+from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.names import grown, unseen
 
 _STD = 0.01
 
 
-class PixelHead(Head, ABC):
-    """``logits (B, K, H, W)`` at the size of the input; the same for each sample whatever else the batch holds.
+class SegmentationHead(Head, ABC):
+    """Features to something that gives each class a score at each pixel; one row of parameters for each class.
+
+    What it gives out is the same for each sample whatever else the batch holds.
 
     Attributes:
         weight, bias: ``(K, ..., C)`` and ``(K, ...)``, one row for each class; made by `add_rows`.
@@ -31,15 +35,28 @@ class PixelHead(Head, ABC):
         self.classes = tuple(classes)
         self.size = tuple(info.image_size)
 
+    @abstractmethod
+    def extent(self, outputs: Any) -> tuple[int, int]:
+        """Height and width of the masks that `loss` takes."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, masks: Tensor, smoothing: float) -> dict[str, Tensor]:
+        """Named scalar losses over the labelled pixels of ``masks (B, H, W) int64``; 0 where there is none.
+
+        Args:
+            masks: positions in ``classes``, 255 where nothing is labelled.
+            smoothing: of the labels, in a cross-entropy over classes.
+        """
+
+    @abstractmethod
+    def scores(self, outputs: Any) -> Tensor:
+        """``(B, K, H, W)``: the largest is the class of a pixel."""
+
     def add_rows(self, *shape: int, std: float = _STD) -> None:
         """Draw ``weight (K, *shape)``, as those of later classes will be, and clear ``bias``."""
         self.std = std
         self.weight = nn.Parameter(torch.randn(len(self.classes), *shape) * std)
         self.bias = nn.Parameter(torch.zeros(len(self.classes), *shape[:-1]))
-
-    def of_map(self, map_: Tensor) -> Tensor:
-        """Logits at full size from a map ``(B, C, h, w)``, by one row ``(C,)`` for each class."""
-        return self.full_size(F.conv2d(map_, self.weight[..., None, None], self.bias))
 
     def full_size(self, logits: Tensor) -> Tensor:
         """``(B, K, h, w)`` to the size of the input."""
@@ -52,6 +69,26 @@ class PixelHead(Head, ABC):
         self.classes += new
         self.weight = nn.Parameter(grown(self.weight, len(new), self.std))
         self.bias = nn.Parameter(grown(self.bias, len(new)))
+
+
+class PixelHead(SegmentationHead, ABC):
+    """``logits (B, K, H, W)`` at the size of the input, trained by cross-entropy."""
+
+    def of_map(self, map_: Tensor) -> Tensor:
+        """Logits at full size from a map ``(B, C, h, w)``, by one row ``(C,)`` for each class."""
+        return self.full_size(F.conv2d(map_, self.weight[..., None, None], self.bias))
+
+    def extent(self, outputs: Tensor) -> tuple[int, int]:
+        return outputs.shape[-2], outputs.shape[-1]
+
+    def loss(self, outputs: Tensor, masks: Tensor, smoothing: float) -> dict[str, Tensor]:
+        total = F.cross_entropy(
+            outputs.float(), masks, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum"
+        )
+        return {"cross_entropy": total / (masks != IGNORED).sum().clamp(min=1)}
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return outputs
 
 
 class OneMap(nn.Module):

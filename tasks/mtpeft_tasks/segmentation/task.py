@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from mtpeft.api import FeaturesInfo, Head, Metric, Sample
 from mtpeft_tasks import drawing
@@ -20,16 +19,17 @@ from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.names import known_positions, make_head
 from mtpeft_tasks.segmentation.heads import HEADS
 from mtpeft_tasks.segmentation.metric import MeanIoU, renumbered
+from mtpeft_tasks.segmentation.pixels import SegmentationHead
 
 
 @dataclass
 class Segmentation(ImageTask):
     """A class for each pixel; without ``data``, scenes of 1 to 5 handwritten digits.
 
-    Heads: ``linear`` (the default), ``upernet``, ``setr-pup``, ``mask-transformer``.
+    Heads: ``linear`` (the default), ``upernet``, ``setr-pup``, ``mask-transformer``, ``query``.
 
     Attributes:
-        label_smoothing: of the cross-entropy.
+        label_smoothing: of the cross-entropy over classes.
     """
 
     metric_name: ClassVar[str] = "mIoU"
@@ -41,27 +41,25 @@ class Segmentation(ImageTask):
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
         return make_head(HEADS, self.head_config, info, classes)
 
-    def loss(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Cross-entropy over the labelled pixels of the batch; 0 where there is none."""
-        masks = torch.stack([self._mask(head, target, outputs) for target in targets])
-        total = F.cross_entropy(
-            outputs.float(), masks, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="sum"
-        )
-        return {"cross_entropy": total / (masks != IGNORED).sum().clamp(min=1)}
+    def loss(self, head: SegmentationHead, outputs: Any, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The head's losses over labelled pixels, cross-entropy for all but ``query``; 0 where there is none."""
+        size, device = head.extent(outputs), next(head.parameters()).device
+        masks = torch.stack([self._mask(head, target, size).to(device) for target in targets])
+        return head.loss(outputs, masks, self.label_smoothing)
 
-    def _mask(self, head: Head, target: dict[str, Any], outputs: Tensor) -> Tensor:
+    def _mask(self, head: Head, target: dict[str, Any], size: tuple[int, int]) -> Tensor:
         """The target at the size of the outputs ``(H, W) int64``, numbered as the head's classes."""
-        size = (outputs.shape[-2], outputs.shape[-1])
         if "mask" not in target:
-            return torch.full(size, IGNORED, dtype=torch.int64, device=outputs.device)
+            return torch.full(size, IGNORED, dtype=torch.int64)
         known_positions(target["classes"], head.classes)
-        mask = renumbered(target["mask"].to(outputs.device), target["classes"], head.classes)
+        mask = renumbered(target["mask"], target["classes"], head.classes)
         return at_output_size(mask[None], size, self.fit, missing=IGNORED)[0]
 
-    def decode(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode(self, head: SegmentationHead, outputs: Any, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """``{"mask": (H, W) uint8 of indices into head.classes}`` at ``target["size"]``."""
-        logits = (at_image_size(row, t["size"], self.fit) for row, t in zip(outputs, targets, strict=True))
-        return [{"mask": row.argmax(0).to(torch.uint8).cpu()} for row in logits]
+        rows = zip(head.scores(outputs), targets, strict=True)
+        scores = (at_image_size(row, target["size"], self.fit) for row, target in rows)
+        return [{"mask": row.argmax(0).to(torch.uint8).cpu()} for row in scores]
 
     def metric(self, classes: Sequence[str]) -> Metric:
         return MeanIoU(classes)

@@ -65,3 +65,15 @@ def test_no_name_leaves_the_root(tmp_path_factory, name):
     (root.parent / "secret.png").touch()
     with suppress(DataError):
         assert files.inside(root, name, "list").resolve().is_relative_to(root)
+
+
+def test_reasons_are_one_sentence_and_never_nothing():
+    """The cause says more than what was raised over it."""
+    given = [
+        (OSError("a\nb. c"), "a b"), (KeyError("ape"), "KeyError 'ape'"), (AssertionError(), "AssertionError"),
+        (ValueError(), "ValueError"), (ValueError("no"), "no"),
+    ]  # fmt: skip
+    assert [files.reason(error) for error, _ in given] == [said for _, said in given]
+    outer = RuntimeError("something went wrong")
+    outer.__cause__ = OSError("the file is cut")
+    assert files.reason(outer) == "the file is cut"
