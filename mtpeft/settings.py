@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -44,7 +44,7 @@ def build(cls: type[T], settings: Mapping[str, Any], where: str = "", origin: Or
     for name, field in known.items():
         key = _join(where, name)
         if name in settings:
-            values[field.name] = _check(hints[field.name], settings[name], key, origin(key), field)
+            values[field.name] = _check(hints[field.name], settings[name], key, origin, field)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise UsageError(f"{key} is missing", hint=f"{key} takes {_takes(hints[field.name])}")
     return cls(**values)
@@ -62,15 +62,18 @@ def check_keys(settings: Mapping[str, Any], known: Iterable[str], where: str, or
             raise UsageError(f"there is no setting {key}{_from(origin(key))}", hint=did_you_mean(name, known))
 
 
-def _check(annotation: Any, value: Any, key: str, origin: str, field: Field) -> Any:
-    # JSON mode is what lets strict typing take TOML's arrays for tuples and its tables for dataclasses.
+def _check(annotation: Any, value: Any, key: str, origin: Origin, field: Field) -> Any:
+    table = next((item for item in (annotation, *get_args(annotation)) if is_dataclass(item)), None)
+    if isinstance(value, Mapping) and isinstance(table, type):
+        return build(table, value, key, origin)
+    # JSON mode is what lets strict typing take TOML's arrays for tuples.
     try:
         return TypeAdapter(annotation).validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Input ")
         default = "" if field.default in (MISSING, None) else f"; the default is {as_toml(field.default)}"
         raise UsageError(
-            f"{key} = {as_toml(value)}{_from(origin)} does not fit: it {message}",
+            f"{key} = {as_toml(value)}{_from(origin(key))} does not fit: it {message}",
             hint=f"{key} takes {_takes(annotation)}{default}",
         ) from None
 
@@ -109,6 +112,8 @@ def _takes(annotation: Any) -> str:
         return f"[{', '.join(map(_takes, arguments))}]"
     if origin in (list, tuple):
         return f"a list, each {_takes(arguments[0])}"
+    if is_dataclass(annotation):
+        return f"a table of {', '.join(field.name for field in fields(annotation))}"
     return _WORDS.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
 
 

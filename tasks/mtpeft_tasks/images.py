@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtpeft.api import Dataset, ImageConfig, Sample, Split, Task, open_data
 from mtpeft_tasks.digits import Digits, Kind
-from mtpeft_tasks.transforms import Fit, Preset, build, check_flip
+from mtpeft_tasks.transforms import Augmentation, Fit, Preset, build, check_flip
 
 
 @dataclass
@@ -22,7 +22,7 @@ class ImageTask(Task, ABC):
         digits: which embedded scenes stand in for missing ``data``.
         gives: the target that a reader must give.
         classes: keep only these classes of the data; empty for all.
-        augment: ``none``, ``light`` or ``standard``.
+        augment: ``none``, ``light`` or ``standard``; or a table of `Augmentation`, e.g. ``{ area = [0.5, 1.0] }``.
         flip: mirror half of the training images; leave it off for digits and letters.
         flip_pairs: classes that change places in a mirrored image, e.g. ``[["left_door", "right_door"]]``.
         fit: ``stretch`` images to the backbone's size, or ``pad`` them.
@@ -32,7 +32,7 @@ class ImageTask(Task, ABC):
     gives: ClassVar[str]
 
     classes: tuple[str, ...] = ()
-    augment: Preset = "light"
+    augment: Preset | Augmentation = "light"
     flip: bool = False
     flip_pairs: tuple[tuple[str, str], ...] = ()
     fit: Fit = "stretch"
@@ -49,4 +49,4 @@ class ImageTask(Task, ABC):
         return open_data(self.data, split, gives=self.gives, seed=seed, classes=self.classes)
 
     def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
-        return build(image, train=train, preset=self.augment, flip=self.flip, flip_pairs=self.flip_pairs, fit=self.fit)
+        return build(image, train=train, augment=self.augment, flip=self.flip, flip_pairs=self.flip_pairs, fit=self.fit)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from pydantic import Field
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
@@ -27,29 +28,35 @@ _ORIENTATION = 0x0112
 Fit = Literal["stretch", "pad"]
 Preset = Literal["none", "light", "standard"]
 Pairs = Sequence[tuple[str, str]]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly training images vary.
+    """How strongly training images vary; without arguments, lightly.
 
     Attributes:
         area: the cropped fraction of the image's area is drawn from this range.
         aspect: the crop's aspect ratio relative to the image's own is drawn log-uniformly from 1 / aspect to aspect.
-        colour: brightness, contrast, saturation and hue jitter.
+        colour: brightness, contrast, saturation and hue jitter; hue up to 0.5.
         visible: a box is kept if at least this fraction of its area is inside the crop.
     """
 
-    area: tuple[float, float]
-    aspect: float
-    colour: tuple[float, float, float, float]
-    visible: float = 0.4
+    area: tuple[Annotated[float, Field(gt=0, le=1)], Fraction] = (0.7, 1.0)
+    aspect: Annotated[float, Field(ge=1)] = 1.1
+    colour: tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5)]] = (0.2, 0.2, 0.0, 0.0)
+    visible: Fraction = 0.4
+
+    def __post_init__(self) -> None:
+        if self.area[0] > self.area[1]:
+            raise UsageError(f"augment.area = {list(self.area)} is no range", hint="give the smaller fraction first")
 
 
 _SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
 PRESETS = {
     "none": None,
-    "light": Augmentation(area=(0.7, 1.0), aspect=1.1, colour=(0.2, 0.2, 0.0, 0.0)),
+    "light": Augmentation(),
     "standard": Augmentation(area=(0.35, 1.0), aspect=1.33, colour=(0.3, 0.3, 0.3, 0.02)),
 }
 
@@ -58,7 +65,7 @@ def build(
     image: ImageConfig,
     *,
     train: bool,
-    preset: Preset = "light",
+    augment: Preset | Augmentation = "light",
     flip: bool = False,
     flip_pairs: Pairs = (),
     fit: Fit = "stretch",
@@ -68,7 +75,7 @@ def build(
     Args:
         image: what the backbone wants.
         train: augment, and move the target with the image.
-        preset: ``none``, ``light`` or ``standard`` augmentation (training only).
+        augment: ``none``, ``light`` or ``standard``, or how strongly in numbers (training only).
         flip: mirror half of the training images; wrong for digits.
         flip_pairs: classes that change places in a mirrored image.
         fit: ``stretch`` to the size, or keep the aspect ratio and ``pad`` at the right and bottom.
@@ -76,11 +83,11 @@ def build(
     Raises:
         UsageError: for an unknown preset or fit.
     """
-    for name, value, known in (("augment", preset, PRESETS), ("fit", fit, ("stretch", "pad"))):
-        if value not in known:
-            raise UsageError(f'Unknown {name} "{value}".', hint=did_you_mean(str(value), known))
-    augment = PRESETS[preset] if train else None
-    return Transform(image, augment, train=train, flip=flip and train, flip_pairs=flip_pairs, fit=fit)
+    for name, value, known in (("augment", augment, PRESETS), ("fit", fit, ("stretch", "pad"))):
+        if isinstance(value, str) and value not in known:
+            raise UsageError(f'Unknown {name} "{value}".', hint=did_you_mean(value, known))
+    chosen = PRESETS[augment] if isinstance(augment, str) else augment
+    return Transform(image, chosen if train else None, train=train, flip=flip and train, flip_pairs=flip_pairs, fit=fit)
 
 
 class Transform:

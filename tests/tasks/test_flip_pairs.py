@@ -30,7 +30,7 @@ def sample() -> Sample:
 
 def moved(seed: int, pairs=PAIRS, **settings):
     torch.manual_seed(seed)
-    image, target = build(CONFIG, train=True, preset="none", flip=True, flip_pairs=pairs, **settings)(sample())
+    image, target = build(CONFIG, train=True, augment="none", flip=True, flip_pairs=pairs, **settings)(sample())
     return bool(image[0, 0, 0] < 0), target  # mirrored: the red is at the right
 
 
@@ -59,7 +59,7 @@ def test_evaluation_mirrors_nothing():
 
 
 def test_a_sample_without_targets_is_mirrored_too():
-    transform = build(CONFIG, train=True, preset="none", flip=True, flip_pairs=PAIRS)
+    transform = build(CONFIG, train=True, augment="none", flip=True, flip_pairs=PAIRS)
     assert set(transform(Sample(sample().image, {}, "car"))[1]) == {"size"}
 
 
@@ -67,7 +67,7 @@ def test_more_classes_than_bytes():
     torch.manual_seed(0)
     classes = tuple(map(str, range(400)))
     target = {"boxes": torch.tensor([[0.0, 0, 2, 4]]), "labels": torch.tensor([399]), "classes": classes}
-    transform = build(CONFIG, train=True, preset="none", flip=True, flip_pairs=(("399", "300"),))
+    transform = build(CONFIG, train=True, augment="none", flip=True, flip_pairs=(("399", "300"),))
     found = {transform(Sample(sample().image, target, "car"))[1]["labels"].item() for _ in range(10)}
     assert found == {399, 300}
 

@@ -41,7 +41,7 @@ def scene(width: int = 80, height: int = 60) -> Sample:
 )
 def test_maps_move_together_and_mix_no_values(seed, preset, fit, flip):
     torch.manual_seed(seed)
-    _, target = build(CONFIG, train=True, preset=preset, fit=fit, flip=flip)(scene())
+    _, target = build(CONFIG, train=True, augment=preset, fit=fit, flip=flip)(scene())
     assert target["depth"].shape == (48, 48) and target["normals"].shape == (3, 48, 48)
     assert set(target["depth"].unique().tolist()) <= {0.0, 3.0, 7.0}
     assert set(target["edges"].unique().tolist()) <= {0, 1, 255}
@@ -55,7 +55,7 @@ def test_maps_move_together_and_mix_no_values(seed, preset, fit, flip):
 def test_a_mirrored_image_turns_the_first_component_of_its_normals(seed):
     torch.manual_seed(seed)
     sample = scene()
-    image, target = build(CONFIG, train=True, preset="none", flip=True)(sample)
+    image, target = build(CONFIG, train=True, augment="none", flip=True)(sample)
     torch.manual_seed(seed)
     mirrored = bool(torch.rand(()) < 0.5)
     grey = (image.mean(0) > 0).flip(-1) if mirrored else image.mean(0) > 0
@@ -71,7 +71,7 @@ def test_mirroring_twice_gives_the_same_again():
 
 
 def test_padding_is_what_stands_for_no_value():
-    _, target = build(CONFIG, train=True, preset="none", fit="pad")(scene(80, 40))
+    _, target = build(CONFIG, train=True, augment="none", fit="pad")(scene(80, 40))
     below = {name: target[name][..., 24:, :] for name in MAPS if name in target}
     assert not below["depth"].any() and not below["normals"].any()
     assert (below["edges"] == 255).all() and (below["saliency"] == 255).all()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mtpeft.api import ImageConfig, Sample, UsageError
+from mtpeft.settings import build as made
+from mtpeft_tasks.classification.task import Classification
 from mtpeft_tasks.transforms import boxes_to_size, build, content, to_rgb
 
 CONFIG = ImageConfig((48, 48), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bilinear")
@@ -46,7 +48,7 @@ def brightness(pixels):
 )
 def test_box_mask_and_image_move_together(seed, preset, fit, flip):
     torch.manual_seed(seed)
-    image, target = build(CONFIG, train=True, preset=preset, fit=fit, flip=flip)(square())
+    image, target = build(CONFIG, train=True, augment=preset, fit=fit, flip=flip)(square())
     assert image.shape == (3, 48, 48) and target["mask"].shape == (48, 48) and target["size"] == (48, 48)
     assert set(target["mask"].unique().tolist()) <= {0, 1, 255}
     assert len(target["boxes"]) == len(target["labels"]) == len(target["difficult"])
@@ -64,7 +66,7 @@ def test_box_mask_and_image_move_together(seed, preset, fit, flip):
 
 def test_evaluation_keeps_target_and_size():
     sample = square()
-    image, target = build(CONFIG, train=False, preset="standard", flip=True)(sample)
+    image, target = build(CONFIG, train=False, augment="standard", flip=True)(sample)
     assert image.shape == (3, 48, 48) and target["size"] == (60, 80)
     assert torch.equal(target["boxes"], sample.target["boxes"]) and torch.equal(target["mask"], sample.target["mask"])
 
@@ -81,13 +83,13 @@ def test_normalisation_is_exact_and_leaves_the_sample_alone():
 def test_training_leaves_the_sample_alone():
     sample = square()
     before = {k: v.clone() for k, v in sample.target.items() if k != "classes"}
-    build(CONFIG, train=True, preset="standard", flip=True)(sample)
+    build(CONFIG, train=True, augment="standard", flip=True)(sample)
     assert all(torch.equal(before[k], sample.target[k]) for k in before)
 
 
 @pytest.mark.parametrize("preset", ["light", "standard"])
 def test_only_torchs_generator_is_drawn_from(preset):
-    transform = build(CONFIG, train=True, preset=preset, flip=True)
+    transform = build(CONFIG, train=True, augment=preset, flip=True)
     torch.manual_seed(3)
     first, _ = transform(square())
     random.seed(99), np.random.seed(99)
@@ -103,7 +105,7 @@ def test_boxes_mostly_outside_the_crop_are_dropped_with_their_labels():
     kept = []
     for seed in range(60):
         torch.manual_seed(seed)
-        _, target = build(CONFIG, train=True, preset="standard")(corner)
+        _, target = build(CONFIG, train=True, augment="standard")(corner)
         assert len(target["boxes"]) == len(target["labels"])
         kept.append(len(target["boxes"]))
     assert 0 < sum(kept) < 60
@@ -112,7 +114,7 @@ def test_boxes_mostly_outside_the_crop_are_dropped_with_their_labels():
 def test_an_image_without_objects():
     sample = square()
     sample.target |= {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "difficult": torch.zeros(0).bool()}
-    _, target = build(CONFIG, train=True, preset="standard", flip=True)(sample)
+    _, target = build(CONFIG, train=True, augment="standard", flip=True)(sample)
     assert target["boxes"].shape == (0, 4)
 
 
@@ -123,7 +125,7 @@ def test_a_sample_without_target():
 
 def test_padding_keeps_the_shape_and_fills_with_the_mean():
     white = Sample(Image.new("RGB", (80, 40), "white"), {"mask": torch.zeros(40, 80, dtype=torch.uint8)}, "white")
-    image, target = build(CONFIG, train=True, preset="none", fit="pad")(white)
+    image, target = build(CONFIG, train=True, augment="none", fit="pad")(white)
     assert (brightness(image[:, :24]) > 0.99).all()
     assert image[:, 24:].abs().max() < 0.01
     assert (target["mask"][:24] == 0).all() and (target["mask"][24:] == 255).all()
@@ -133,7 +135,7 @@ def test_padding_keeps_the_shape_and_fills_with_the_mean():
 @given(height=st.integers(8, 200), width=st.integers(8, 200), fit=st.sampled_from(["stretch", "pad"]))
 def test_boxes_come_back_to_the_image(height, width, fit):
     sample = square(width, height, (1, 2, width - 2, height - 1))
-    _, target = build(CONFIG, train=True, preset="none", fit=fit)(sample)
+    _, target = build(CONFIG, train=True, augment="none", fit=fit)(sample)
     back = boxes_to_size(target["boxes"], (height, width), CONFIG.size, fit)
     assert torch.allclose(back, sample.target["boxes"], atol=1e-3)
 
@@ -175,7 +177,32 @@ def test_exif_orientation_is_honoured(tmp_path):
 
 def test_unknown_preset_and_fit():
     with pytest.raises(UsageError, match='augment "ligth"') as caught:
-        build(CONFIG, train=True, preset="ligth")
+        build(CONFIG, train=True, augment="ligth")
     assert 'did you mean "light"' in caught.value.hint
     with pytest.raises(UsageError, match='fit "crop"'):
         build(CONFIG, train=True, fit="crop")
+
+
+def test_augmentation_in_numbers():
+    task = made(Classification, {"augment": {"area": [0.25, 0.25], "aspect": 1.0, "colour": [0, 0, 0, 0]}})
+    drawn = {task.transform(CONFIG, train=True)(square())[0].sum().item() for _ in range(8)}
+    assert task.augment.visible == 0.4 and len(drawn) > 1
+    whole = made(Classification, {"augment": {"area": [1, 1], "aspect": 1.0, "colour": [0, 0, 0, 0]}})
+    plain = build(CONFIG, train=True, augment="none")(square())[0]
+    torch.testing.assert_close(whole.transform(CONFIG, train=True)(square())[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("table", "message", "hint"),
+    [
+        ({"areas": [0.5, 1.0]}, "no setting tasks.a.augment.areas", 'did you mean "area"'),
+        ({"area": [0.0, 1.0]}, "tasks.a.augment.area", "[a number, a number]"),
+        ({"area": [0.9, 0.5]}, r"\[0.9, 0.5\] is no range", "the smaller fraction first"),
+        ({"aspect": 0.5}, "tasks.a.augment.aspect = 0.5", "the default is 1.1"),
+        ("heavy", 'tasks.a.augment = "heavy"', "a table of area, aspect, colour, visible"),
+    ],
+)
+def test_augmentation_that_makes_no_sense(table, message, hint):
+    with pytest.raises(UsageError, match=message) as caught:
+        made(Classification, {"augment": table}, "tasks.a")
+    assert hint in caught.value.hint

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 
 from mtpeft.api import DataError, Dataset, Sample
 from mtpeft_tasks.readers import files
@@ -42,13 +43,21 @@ class Object:
 
 @dataclass(frozen=True)
 class Annotated:
-    """One image with its objects; ``size`` is (height, width), ``file`` is what annotates it."""
+    """One image with its objects.
+
+    Attributes:
+        image: its file; of one that lies in no file, what else it is known by.
+        size: (height, width).
+        file: what annotates it.
+        state: what tells an image that lies in no file from others of its name.
+    """
 
     image: Path
     name: str
     size: tuple[int, int]
     file: Path
     objects: tuple[Object, ...] = ()
+    state: str = ""
 
 
 class Boxed(Dataset):
@@ -69,7 +78,10 @@ class Boxed(Dataset):
             "difficult": torch.tensor([found.difficult for found in item.objects], dtype=torch.bool),
             "classes": self.classes,
         }
-        return Sample(files.read_image(item.image), target, item.name)
+        return Sample(self.picture(item), target, item.name)
+
+    def picture(self, item: Annotated) -> Image.Image:
+        return files.read_image(item.image)
 
     def manifest(self) -> dict[str, Any]:
         """The histogram counts objects."""
@@ -84,7 +96,7 @@ class Boxed(Dataset):
 def stated(items: Iterable[Annotated]) -> Iterator[str]:
     """Images and objects in words, for a hash over them all."""
     for item in items:
-        yield f"{item.name}\t{files.stated(item.image)}"
+        yield f"{item.name}\t{item.state or files.stated(item.image)}"
         for found in item.objects:
             shape = "" if found.shape is None else hashlib.sha256(found.shape.state()).hexdigest()
             yield f"{found.label}\t{found.box}\t{found.difficult}\t{shape}"
@@ -97,8 +109,8 @@ def histogram(items: Iterable[Annotated], classes: Iterable[str]) -> dict[str, i
 
 
 @dataclass
-class BoxReader(SplitReader, ABC):
-    """A reader of boxes.
+class BoxOptions(ABC):
+    """What readers do with boxes that make no sense.
 
     Attributes:
         degenerate: ``error``, or ``skip`` boxes without area.
@@ -134,7 +146,12 @@ class BoxReader(SplitReader, ABC):
         return None
 
 
-def require_objects(items: Iterable[Annotated], classes: Iterable[str], root: Path, split: str) -> None:
+@dataclass
+class BoxReader(BoxOptions, SplitReader, ABC):
+    """A reader of boxes from files."""
+
+
+def require_objects(items: Iterable[Annotated], classes: Iterable[str], root: Path | str, split: str) -> None:
     """Training on nothing is an error.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
@@ -60,14 +61,18 @@ def decode(path: Path) -> Image.Image:
         raise _unreadable(path, error) from None
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path | str, content: bytes | None = None) -> tuple[int, int]:
     """Height and width of the upright image, from its header alone.
+
+    Args:
+        path: of its file.
+        content: what is in the file, where it lies somewhere else; ``path`` is then what it is known by.
 
     Raises:
         DataError: naming the file.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content)) as image:
             turned = orientation(image) >= 5 and image.format != "TIFF"  # of a TIFF, Pillow gives the upright size
             return (image.width, image.height) if turned else (image.height, image.width)
     except Exception as error:

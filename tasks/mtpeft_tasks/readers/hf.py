@@ -1,23 +1,27 @@
-"""``hf:NAME``: classification from Hugging Face ``datasets`` (the extra ``hf``).
+"""``hf:NAME``: classification and detection from Hugging Face ``datasets`` (the extra ``hf``).
 
 NAME is a folder that ``save_to_disk`` wrote, a folder that ``load_dataset`` reads, or ``hf://NAME`` for a name on the
-hub, which is fetched once. The column ``image`` holds images and ``label`` a class, or a list of classes. Missing
-splits are held out of the training images: 20 % for test, 10 % for validation.
+hub, which is fetched once. The column ``image`` holds images and ``label`` a class, or a list of classes. Boxes are in
+the column ``objects``: for each image a list of objects with ``bbox`` (x, y, width, height in pixels, as in COCO;
+``?boxes=xyxy`` for corners) and ``category``. Missing splits are held out of the training images: 20 % for test, 10 %
+for validation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 from PIL import Image
 
-from mtpeft.api import DataError, did_you_mean
+from mtpeft.api import DataError, Dataset, Split, did_you_mean
 from mtpeft_tasks.readers import files
-from mtpeft_tasks.readers.labels import Entry, Found, LabelReader, Source, labels_of
+from mtpeft_tasks.readers.boxes import Annotated, BoxOptions, Object, require_objects
+from mtpeft_tasks.readers.hf_objects import BoxedRows, BoxForm, Layout
+from mtpeft_tasks.readers.labels import Entry, Found, LabelReader, Source, in_order, labels_of
 
 _HUB = "hf://"
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -42,31 +46,98 @@ class Rows(Source):
 
 
 @dataclass
-class HuggingFace(LabelReader):
-    """Classification from Hugging Face datasets: a folder or a name on the hub.
+class HuggingFace(BoxOptions, LabelReader):
+    """Classification and detection from Hugging Face datasets: a folder or a name on the hub.
 
     Attributes:
         image: the column of images.
         label: the column of labels.
+        objects: the column of objects.
+        boxes: ``xywh`` or ``xyxy``, in pixels.
         config: the configuration of a data set that has several.
     """
 
-    gives: ClassVar[tuple[str, ...]] = ("label", "labels")
+    gives: ClassVar[tuple[str, ...]] = ("label", "labels", "boxes")
 
     image: str = "image"
     label: str = "label"
+    objects: str = "objects"
+    boxes: BoxForm = "xywh"
     config: str = ""
+
+    def read(self, path: str, split: Split, *, gives: str, seed: int) -> Dataset:
+        """Every row of labels or objects is checked, and the headers of images with boxes.
+
+        Raises:
+            DataError: naming split and row, for what cannot be used.
+            UsageError: for a class that the data does not have.
+        """
+        if gives == "boxes":
+            return self._boxed(path, split, seed)
+        return super().read(path, split, gives=gives, seed=seed)
 
     def find(self, path: str) -> Found:
         library = _library()
-        splits = _splits(path, self._opened(library, path))
+        splits = self._splits(library, path)
         for name, data in splits.items():
-            _check_tables(f'"{path}", split {name}', data)
-            self._check_columns(library, f'"{path}", split {name}', data.features)
+            where = f'"{path}", split {name}'
+            labels = [column for column, feature in data.features.items() if _has_labels(library, feature)]
+            _check_column(where, "label", self.label, labels, data.features)
         classes = _names(library, splits["train"].features[self.label])
         entries = {name: self._entries(path, name, data, classes) for name, data in splits.items()}
-        images = {name: data.select_columns(self.image) for name, data in splits.items()}
-        return Found(Rows(images, self.image), entries, classes, path)
+        return Found(self._rows(splits), entries, classes, path)
+
+    def place(self, file: Path, number: int) -> str:
+        return f'"{file}", object {number}'
+
+    def _boxed(self, path: str, split: Split, seed: int) -> Dataset:
+        library = _library()
+        splits = self._splits(library, path)
+        layouts = {name: self._layout(library, path, name, data) for name, data in splits.items()}
+        tried = {name: self._objects(path, name, data, layouts[name]) for name, data in splits.items()}
+        rows = {row: objects for found in tried.values() for row, objects in found.items()}
+        named = layouts["train"].classes or in_order(found.label for objects in rows.values() for found in objects)
+        kept = files.asked_classes(named, self.classes)
+        names = {name: list(found) for name, found in tried.items()}
+        chosen = files.fill_splits(names, dict.fromkeys(names["train"], ""), seed).get(split, [])
+        raw = {
+            n: data.select_columns(self.image).cast_column(self.image, library.Image(decode=False))
+            for n, data in splits.items()
+        }
+        items = [self.attempt(self._item, path, raw, row, rows[row], kept) for row in chosen]
+        found = [item for item in items if item is not None]
+        require_objects(found, kept, path, split)
+        return BoxedRows(found, kept, self._rows(splits))
+
+    def _layout(self, library: ModuleType, path: str, split: str, data: Any) -> Layout:
+        where = f'"{path}", split {split}'
+        _check_column(where, "objects", self.objects, list(data.features), data.features)
+        return Layout.of(library, where, self.objects, data.features[self.objects])
+
+    def _objects(self, path: str, split: str, data: Any, layout: Layout) -> dict[str, tuple[Object, ...]]:
+        """The objects of each row of a split, by the row's name."""
+        values = data.select_columns(self.objects)[:][self.objects]
+        rows = {f"{split}/{index}": value for index, value in enumerate(values)}
+        tried = {
+            row: self.attempt(layout.objects, value, self.boxes, f'"{path}", {row}') for row, value in rows.items()
+        }
+        return {row: objects for row, objects in tried.items() if objects is not None}
+
+    def _item(
+        self, path: str, raw: Mapping[str, Any], row: str, objects: tuple[Object, ...], kept: tuple[str, ...]
+    ) -> Annotated:
+        split, _, index = row.partition("/")
+        stored = raw[split][int(index)][self.image] or {}
+        content, where = stored.get("bytes"), stored.get("path") or ""
+        if content is None and not where:
+            raise DataError(f'"{path}", {row} has no image', hint="leave the row out")
+        item = Annotated(Path(row), row, files.image_size(row if content else where, content), Path(path, row))
+        whole = [self.attempt(self.checked, item, found) for found in objects if found.label in kept]
+        state = f"{item.size} {len(content) if content else ''}"
+        return replace(item, objects=tuple(found for found in whole if found is not None), state=state)
+
+    def _rows(self, splits: Mapping[str, Any]) -> Rows:
+        return Rows({name: data.select_columns(self.image) for name, data in splits.items()}, self.image)
 
     def recognises(self, path: Path) -> bool:
         """A folder that ``save_to_disk`` wrote."""
@@ -84,16 +155,15 @@ class HuggingFace(LabelReader):
             message = f'"{path}" cannot be loaded by datasets: {files.reason(error)}'
             raise DataError(message, hint="check the name, ?config=NAME, and that the hub can be reached") from error
 
-    def _check_columns(self, library: ModuleType, where: str, features: Mapping[str, Any]) -> None:
-        fitting = {
-            "image": [name for name, feature in features.items() if isinstance(feature, library.Image)],
-            "label": [name for name, feature in features.items() if _has_labels(library, feature)],
-        }
-        for option, column in (("image", self.image), ("label", self.label)):
-            if column not in fitting[option]:
-                what = f"holds no {option}s" if column in features else "does not exist"
-                hint = f"{did_you_mean(column, fitting[option])} Another is named with ?{option}=COLUMN."
-                raise DataError(f'{where}: the column "{column}" {what}', hint=hint)
+    def _splits(self, library: ModuleType, path: str) -> dict[str, Any]:
+        """The data of the splits that there are, by our names, each with a column of images."""
+        found = _splits(path, self._opened(library, path))
+        for name, data in found.items():
+            where = f'"{path}", split {name}'
+            _check_tables(where, data)
+            images = [column for column, feature in data.features.items() if isinstance(feature, library.Image)]
+            _check_column(where, "image", self.image, images, data.features)
+        return found
 
     def _entries(self, path: str, split: str, data: Any, classes: tuple[str, ...] | None) -> list[Entry]:
         entries = []
@@ -125,6 +195,13 @@ def _splits(path: str, data: Any) -> dict[str, Any]:
     if "train" not in found:
         raise DataError(f'"{path}" has no split "train"', hint=f"it has: {', '.join(data)}")
     return found
+
+
+def _check_column(where: str, option: str, column: str, fitting: Sequence[str], features: Mapping[str, Any]) -> None:
+    if column not in fitting:
+        what = f"holds no {option}s" if column in features else "does not exist"
+        hint = f"{did_you_mean(column, fitting)} Another is named with ?{option}=COLUMN."
+        raise DataError(f'{where}: the column "{column}" {what}', hint=hint)
 
 
 def _check_tables(where: str, data: Any) -> None:
