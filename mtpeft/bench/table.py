@@ -28,6 +28,8 @@ class Row:
         ppt: the mean as a fraction, times ``exp(-log10(parts / scale + 1))``.
         seconds, memory: of training, summed and the largest.
         time_ratio, memory_ratio: to each method of ``relative_to``, over the trainings that both have.
+        delta: of each method of ``relative_to``, by how much this one is better, in percent of its score, the mean over
+            tasks, whatever their units; below zero where it is worse.
         rates: what was chosen, by task.
     """
 
@@ -44,6 +46,7 @@ class Row:
     memory: int | None = None
     time_ratio: dict[str, float | None] = field(default_factory=dict)
     memory_ratio: dict[str, float | None] = field(default_factory=dict)
+    delta: dict[str, float | None] = field(default_factory=dict)
     rates: dict[str, float | None] = field(default_factory=dict)
 
 
@@ -51,7 +54,11 @@ def rows(comparison: Comparison) -> list[Row]:
     """A row for each method of which anything was tested, in the plan's order."""
     made = {m: {t: comparison.tested(m, t) for t in comparison.tasks} for m in comparison.methods}
     good = {m: {t: [p for p in pairs if not p[1].error] for t, pairs in by.items()} for m, by in made.items()}
-    return [_row(comparison, method, good) for method in comparison.methods if any(good[method].values())]
+    found = {method: _row(comparison, method, good) for method in comparison.methods if any(good[method].values())}
+    for row in found.values():
+        others = {name: found[name].scores if name in found else {} for name in comparison.plan.relative_to}
+        row.delta = {name: _delta(comparison, row.scores, other) for name, other in others.items()}
+    return list(found.values())
 
 
 Tested = dict[str, dict[str, list[tuple[Trial, Record]]]]
@@ -106,6 +113,15 @@ def _ratio(good: Tested, method: str, other: str, cost: Any) -> float | None:
     return sum(own for own, _ in costs) / sum(others for _, others in costs) if costs else None
 
 
+def _delta(comparison: Comparison, own: dict[str, list[float]], other: dict[str, list[float]]) -> float | None:
+    """Over all tasks; None where one of them is missing, or its score to compare with is 0."""
+    gains: list[float | None] = []
+    for task, sign in comparison.signs.items():
+        base = mean(other[task]) if task in own and task in other else 0.0
+        gains.append(100 * sign * (mean(own[task]) - base) / abs(base) if base else None)
+    return _mean(gains)
+
+
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return mean(known) if known and len(known) == len(values) else None
@@ -119,7 +135,8 @@ def table(comparison: Comparison, found: list[Row]) -> Table:
     stages = list(dict.fromkeys(name for row in found for name in row.over_stages))
     means += [name.replace("_", " ") for name in stages]
     ratios = [f"{what} / {other}" for other in plan.relative_to for what in ("time", "memory")]
-    drawn = Table(["method", *tasks, *means, "parts", "with head", "PPT", *ratios, "lr", "seeds"])
+    deltas = [f"delta to {other}" for other in plan.relative_to] if len(tasks) > 1 else []
+    drawn = Table(["method", *tasks, *means, *deltas, "parts", "with head", "PPT", *ratios, "lr", "seeds"])
     for row in found:
         scores = [_spread(row.scores.get(task, []), units[task]) for task in tasks]
         groups = [percent(row.groups[name]) for name in plan.groups]
@@ -128,9 +145,14 @@ def table(comparison: Comparison, found: list[Row]) -> Table:
         whole_head = None if row.parts is None or row.head is None else row.parts + row.head
         costs = [_times(by[other]) for other in plan.relative_to for by in (row.time_ratio, row.memory_ratio)]
         counts = [whole(row.parts), whole(whole_head), UNDEFINED if row.ppt is None else f"{row.ppt:.3f}"]
-        drawn.rows.append(
-            [row.method, *scores, *groups, percent(row.mean), *over, *counts, *costs, _rates(row), _several(row)]
-        )
+        centre = [
+            *scores,
+            *groups,
+            percent(row.mean),
+            *over,
+            *(_gain(row.delta[other]) for other in plan.relative_to if deltas),
+        ]
+        drawn.rows.append([row.method, *centre, *counts, *costs, _rates(row), _several(row)])
     return drawn
 
 
@@ -143,6 +165,10 @@ def _spread(values: list[float], unit: str) -> str:
 def _several(row: Row) -> str:
     """How many seeds were run; for some tasks maybe more than for others."""
     return "-".join(str(count) for count in sorted({len(values) for values in row.scores.values()}))
+
+
+def _gain(delta: float | None) -> str:
+    return UNDEFINED if delta is None else f"{delta:+.1f} %"
 
 
 def _times(ratio: float | None) -> str:

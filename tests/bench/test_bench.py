@@ -111,8 +111,11 @@ def test_the_row(recipe: Path) -> None:
     assert (bitfit.parts, bitfit.head, bitfit.memory) == (100, 10, 1000)
     assert bitfit.ppt == pytest.approx(0.59 * (1 - 4.3429e-6), rel=1e-9)
     assert bitfit.time_ratio == {"linear-probe": 2.0} and bitfit.memory_ratio == {"linear-probe": 1.0}
+    assert probe.delta == {"linear-probe": 0.0}
+    assert bitfit.delta["linear-probe"] == pytest.approx(-100 * (30 / 90 + 32 / 90) / 2)
     drawn = table(plan, [bitfit])
-    assert dict(zip(drawn.headings, drawn.rows[0], strict=True))["cls"] == "60.00 ± 2.83"
+    shown = dict(zip(drawn.headings, drawn.rows[0], strict=True))
+    assert shown["cls"] == "60.00 ± 2.83" and shown["delta to linear-probe"] == "-34.4 %"
     assert plan.missing() == ["bitfit, seed 1: other"]
 
 
@@ -130,7 +133,12 @@ def test_metrics_of_several_units_have_no_mean(recipe: Path) -> None:
     plan = comparison(recipe)
     fill(plan)
     assert not comparable(plan)
-    assert [row.mean for row in rows(plan)] == [row.ppt for row in rows(plan)] == [None, None]
+    bitfit, probe = rows(plan)
+    assert [bitfit.mean, bitfit.ppt, probe.mean, probe.ppt] == [None] * 4
+    gains = [(58 - 90) / 90, (58 - 90) / 90, (90 - 58) / 90]  # of depth, less is better
+    assert bitfit.delta["linear-probe"] == pytest.approx(100 * sum(gains) / 3)
+    plan.records.add(plan.test("linear-probe", "far", 0), Record({"far": 0.0}))
+    assert rows(plan)[0].delta == {"linear-probe": None}
 
 
 def test_what_failed_is_not_said_to_be_missing(recipe: Path) -> None:
