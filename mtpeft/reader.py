@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
@@ -15,6 +16,7 @@ from mtpeft.settings import from_toml
 from mtpeft.task import Dataset, Split
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -68,6 +70,26 @@ class Reader(ABC):
         except DataError as error:
             self.report(error)
             return None
+
+    def attempt_all(self, function: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T | None]:
+        """`attempt` for each item, in their order; several at a time, for reading and decoding let others run."""
+
+        def tried(item: Item) -> T | DataError:
+            try:
+                return function(item)
+            except DataError as error:
+                return error
+
+        pool = ThreadPoolExecutor()
+        try:
+            for result in pool.map(tried, items):
+                if isinstance(result, DataError):
+                    self.report(result)
+                    yield None
+                else:
+                    yield result
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def open_data(data: str, split: Split, *, gives: str, seed: int = 0, classes: Sequence[str] = ()) -> Dataset:

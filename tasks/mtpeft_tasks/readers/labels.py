@@ -169,7 +169,8 @@ class LabelReader(Reader, ABC):
         chosen = [entry for entry in (_only(entry, kept) for entry in held) if several or entry.labels]
         if several and chosen and not any(entry.labels for entry in chosen):
             raise DataError(f'"{path}" has no labels in the split "{split}"', hint="check its labels and classes")
-        readable = [entry for entry in chosen if self.attempt(found.source.checked, entry.path) is not None]
+        tried = zip(chosen, self.attempt_all(found.source.checked, [entry.path for entry in chosen]), strict=True)
+        readable = [entry for entry, path in tried if path is not None]
         return Labelled(found.source, readable, kept, several=several)
 
     def _settled(self, found: Found, several: bool) -> dict[str, list[Entry]]:

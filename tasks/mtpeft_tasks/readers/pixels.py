@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def masked(reader: Reader, root: Path, split: Split, pairs: list[Pair], values: 
         UsageError: for a class that the data does not have.
     """
     kept = files.asked_classes(values.named, reader.classes)
-    counted = {pair: counts for pair in pairs if (counts := reader.attempt(_counted, pair, values)) is not None}
+    tried = zip(pairs, reader.attempt_all(partial(_counted, values=values), pairs), strict=True)
+    counted = {pair: counts for pair, counts in tried if counts is not None}
     pixels = np.sum([*counted.values()], axis=0, dtype=np.int64, initial=0) + np.zeros(256, np.int64)
     if counted and not pixels[values.table(kept) != IGNORED].any():
         hint = "check the classes and what is ignored; where test labels are withheld, add ?test=val to the data's path"
