@@ -105,7 +105,8 @@ class BenchConfig:
     Attributes:
         methods: each as ``--method`` takes it; empty for the recipe's own, ``*`` for all that are installed.
         learning_rates: tried for each method and task, and chosen on validation; empty for the method's own.
-        rate_factors: for methods (by name) whose learning rates are others by a factor.
+        rate_factors: for methods (by name) that learn at other rates by a factor, their heads not included: these start
+            from nothing whatever the method.
         seeds: the first one chooses; the mean is over all.
         top: how many methods, the best on validation, get all seeds; 0 for every one.
         together: train all tasks in one run, not each in its own.

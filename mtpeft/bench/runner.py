@@ -123,6 +123,8 @@ class Comparison:
         settings = [*self.settings, f"evaluate_on={trial.split}"]
         if trial.lr is not None:
             settings.append(f"optimizer.lr={trial.lr!r}")
+            if self.config.optimizer.head_lr is None:
+                settings.append(f"optimizer.head_lr={_rounded(trial.lr / self._factor(trial.method))!r}")
         if self.plan.refit and trial.split == "test":
             settings.append('train_on=["train", "val"]')
         flags = {"--method": trial.method, "--seed": trial.seed, "--out": trial.folder(self.folder / "work")}
@@ -143,9 +145,11 @@ class Comparison:
 
     def candidates(self, method: str, task: str) -> list[Trial]:
         """The trials among which validation chooses; none without learning rates to choose from."""
-        factor = self.plan.rate_factors.get(method, 1.0)
-        seed = self.plan.seeds[0]
-        return [Trial(method, task, float(f"{rate * factor:.6g}"), seed, "val") for rate in self.plan.learning_rates]
+        factor, seed = self._factor(method), self.plan.seeds[0]
+        return [Trial(method, task, _rounded(rate * factor), seed, "val") for rate in self.plan.learning_rates]
+
+    def _factor(self, method: str) -> float:
+        return self.plan.rate_factors.get(method, 1.0)
 
     def choice(self, method: str, task: str) -> Choice | None:
         """The best candidate on validation, over all its tasks; None while not all were tried, or where all failed."""
@@ -221,6 +225,10 @@ class Comparison:
         if tested is None:
             return all(self.records.get(trial) is not None for trial in self.candidates(method, task))
         return self.records.get(tested) is not None
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.6g}")
 
 
 def methods_of(config: Config) -> tuple[str, ...]:

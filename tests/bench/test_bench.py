@@ -176,8 +176,11 @@ def test_settings_of_a_trial(recipe: Path) -> None:
     config = plan.config_of(trial)
     assert (config.evaluate_on, config.train_on, config.optimizer.lr) == ("val", ("train",), 1e-4)
     assert list(config.tasks) == ["cls"] and config.methods[0].name == "bitfit"
+    assert config.optimizer.head_lr == 1e-3, "the factor is for what was trained before"
     config = plan.config_of(Trial("bitfit", "cls", 1e-4, 3, "test"))
     assert (config.evaluate_on, config.train_on, config.seed) == ("test", ("train", "val"), 3)
+    plan = comparison(recipe, "bench.rate_factors={bitfit = 0.1}", "optimizer.head_lr=0.5")
+    assert plan.config_of(trial).optimizer.head_lr == 0.5
 
 
 BAD = [
