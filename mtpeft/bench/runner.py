@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -82,32 +83,45 @@ class Comparison:
         first, *others = self.plan.seeds
         with ThreadPoolExecutor(workers) as pool:
             try:
-                self._make(pool, processes, self.methods, first)
+                self._make(pool, workers, processes, self.methods, first)
                 for seed in others:
-                    self._make(pool, processes, self.leading(), seed)
+                    self._make(pool, workers, processes, self.leading(), seed)
             except BaseException:
                 processes.stop()
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _make(self, pool: ThreadPoolExecutor, processes: Processes, methods: Sequence[str], seed: int) -> None:
-        jobs = [(method, task) for method in methods for task in self.tasks]
-        for _ in pool.map(lambda job: self._job(processes, job[0], job[1], seed), jobs):
-            pass
+    def _make(
+        self, pool: ThreadPoolExecutor, workers: int, processes: Processes, methods: Sequence[str], seed: int
+    ) -> None:
+        """All trials of the methods from one seed; a method is begun on a task where a worker would else do nothing."""
+        jobs = deque(product(methods, self.tasks))
+        running: dict[Future[None], tuple[str, str]] = {}
 
-    def _job(self, processes: Processes, method: str, task: str, seed: int) -> None:
-        """All trials of a method on a task from one seed."""
-        if seed == self.plan.seeds[0]:
-            for trial in self.candidates(method, task):
-                self._trial(processes, trial)
+        def go_on(job: tuple[str, str]) -> None:
+            running.update({pool.submit(self._trial, processes, trial): job for trial in self._next(*job, seed)})
+
+        while jobs or running:
+            while jobs and len(running) < workers:
+                go_on(jobs.popleft())
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                future.result()
+                if job not in running.values():
+                    go_on(job)
+
+    def _next(self, method: str, task: str, seed: int) -> list[Trial]:
+        """What of a method on a task can be made now: what is to choose from, or then what is tested."""
+        wanted = self.candidates(method, task) if seed == self.plan.seeds[0] else []
+        if untried := [trial for trial in wanted if self.records.get(trial) is None]:
+            return untried
         tested = self.test(method, task, seed)
-        if tested is not None:
-            self._trial(processes, tested)
-            shutil.rmtree(self._work(method, task), ignore_errors=True)
+        if tested is not None and self.records.get(tested) is None:
+            return [tested]
+        shutil.rmtree(self._work(method, task), ignore_errors=True)
+        return []
 
     def _trial(self, processes: Processes, trial: Trial) -> None:
-        if self.records.get(trial) is not None:
-            return
         record = processes.run(self.config_of(trial), self._trained(trial), self._drawn(trial))
         self.records.add(trial, record)
         scores = ", ".join(f"{task} {value:.2f}" for task, value in record.scores.items() if value is not None)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from PIL import Image
@@ -330,3 +331,21 @@ def test_pictures_are_of_what_is_tested_from_the_first_seed(recipe: Path) -> Non
     plan.run(1, 1)
     found = sorted(file.relative_to(plan.folder).as_posix() for file in (plan.folder / "pictures").rglob("*.*"))
     assert found == [f"pictures/{method}/{task}/{task}.jpg" for method in plan.methods for task in plan.tasks]
+
+
+def test_trials_of_one_method_run_side_by_side_and_the_test_after_them(recipe: Path, monkeypatch) -> None:
+    """Two workers on one method and task: both rates are tried at once, then what was chosen is tested."""
+    plan = comparison(recipe, 'bench.methods=["bitfit"]', "bench.relative_to=[]", "bench.seeds=[0]")
+    both, made = Barrier(2, timeout=60), []
+
+    def run(self: Processes, config, trained, pictures) -> Record:
+        if config.evaluate_on == "val":
+            both.wait()  # neither goes on before the other has begun
+        made.append((next(iter(config.tasks)), config.evaluate_on, config.optimizer.lr))
+        return Record(dict.fromkeys(config.tasks, 100 * config.optimizer.lr))
+
+    monkeypatch.setattr(Processes, "run", run)
+    plan.run(2, 1)
+    for task in plan.tasks:
+        assert [split for name, split, _ in made if name == task] == ["val", "val", "test"]
+    assert [lr for _, split, lr in made if split == "test"] == [1e-2, 1e-2] and plan.missing() == []
