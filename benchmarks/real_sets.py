@@ -65,9 +65,7 @@ def report(seeds: list[str]) -> str:
     for name, title in SETS.items():
         made = [Comparison(recipe(name), place, settings) for place, settings in plans(name, seeds).items()]
         known, random = (rows(comparison) for comparison in made)
-        none = dict.fromkeys(made[0].plan.relative_to)
-        beside = {"time_ratio": none, "memory_ratio": none, "delta": none}
-        found = [*known, *(replace(row, method="hydra-lora, random", **beside) for row in random)]
+        found = [*known, *(replace(row, method="hydra-lora, random") for row in random)]
         missing += [f"{name}: {what}" for what in (*failures(made[0]), *made[0].missing())]
         missing += [f"{name}, random: {what}" for what in (*failures(made[1]), *made[1].missing())]
         if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import exp, log10
 from statistics import mean, stdev
@@ -129,31 +130,35 @@ def _mean(values: list[float | None]) -> float | None:
 
 def table(comparison: Comparison, found: list[Row]) -> Table:
     """What people read."""
-    tasks, plan = list(comparison.config.tasks), comparison.plan
-    units = {name: resolve("tasks", task.type).unit for name, task in comparison.config.tasks.items()}
-    means = [*plan.groups, *(["mean of groups"] if plan.groups else []), f"mean of {len(tasks)}"]
     stages = list(dict.fromkeys(name for row in found for name in row.over_stages))
-    means += [name.replace("_", " ") for name in stages]
-    ratios = [f"{what} / {other}" for other in plan.relative_to for what in ("time", "memory")]
-    deltas = [f"delta to {other}" for other in plan.relative_to] if len(tasks) > 1 else []
-    drawn = Table(["method", *tasks, *means, *deltas, "parts", "with head", "PPT", *ratios, "lr", "seeds"])
-    for row in found:
-        scores = [_spread(row.scores.get(task, []), units[task]) for task in tasks]
-        groups = [percent(row.groups[name]) for name in plan.groups]
-        groups += [percent(row.mean_of_groups)] if plan.groups else []
-        over = [_spread(row.over_stages.get(name, []), units[tasks[0]]) for name in stages]
-        whole_head = None if row.parts is None or row.head is None else row.parts + row.head
-        costs = [_times(by[other]) for other in plan.relative_to for by in (row.time_ratio, row.memory_ratio)]
-        counts = [whole(row.parts), whole(whole_head), UNDEFINED if row.ppt is None else f"{row.ppt:.3f}"]
-        centre = [
-            *scores,
-            *groups,
-            percent(row.mean),
-            *over,
-            *(_gain(row.delta[other]) for other in plan.relative_to if deltas),
-        ]
-        drawn.rows.append([row.method, *centre, *counts, *costs, _rates(row), _several(row)])
+    drawn = Table([heading for heading, _ in _cells(comparison, Row(""), stages)])
+    drawn.rows += [[cell for _, cell in _cells(comparison, row, stages)] for row in found]
     return drawn
+
+
+def _cells(comparison: Comparison, row: Row, stages: list[str]) -> Iterator[tuple[str, str]]:
+    """Headings with a row's cells; means and differences stand there where there are several tasks."""
+    tasks, plan = comparison.config.tasks, comparison.plan
+    units = {name: resolve("tasks", task.type).unit for name, task in tasks.items()}
+    yield "method", row.method
+    yield from ((task, _spread(row.scores.get(task, []), unit)) for task, unit in units.items())
+    yield from ((group, percent(row.groups.get(group))) for group in plan.groups)
+    if plan.groups:
+        yield "mean of groups", percent(row.mean_of_groups)
+    if len(tasks) > 1:
+        yield f"mean of {len(tasks)}", percent(row.mean)
+    unit = next(iter(units.values()))
+    yield from ((name.replace("_", " "), _spread(row.over_stages.get(name, []), unit)) for name in stages)
+    if len(tasks) > 1:
+        yield from ((f"delta to {other}", _gain(row.delta.get(other))) for other in plan.relative_to)
+    yield "parts", whole(row.parts)
+    yield "with head", whole(None if row.parts is None or row.head is None else row.parts + row.head)
+    yield "PPT", UNDEFINED if row.ppt is None else f"{row.ppt:.3f}"
+    for other in plan.relative_to:
+        yield f"time / {other}", _times(row.time_ratio.get(other))
+        yield f"memory / {other}", _times(row.memory_ratio.get(other))
+    yield "lr", _rates(row)
+    yield "seeds", _several(row)
 
 
 def _spread(values: list[float], unit: str) -> str:
