@@ -157,7 +157,7 @@ def test_resume_needs_only_the_run(stand_in, capsys) -> None:
 def test_arguments_of_the_other_commands(stand_in) -> None:
     run = Path("runs/a")
     wanted = {
-        "eval runs/a --split val --best": ((run,), {"split": "val", "best": True, "json": False}),
+        "eval runs/a --split val --best": ((run,), {"split": "val", "best": True, "pictures": None, "json": False}),
         "predict runs/a --task seg a.png b.png --out o": (
             (run,), {"images": [Path("a.png"), Path("b.png")], "task": "seg", "out": Path("o"), "json": False},
         ),
