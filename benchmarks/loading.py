@@ -46,8 +46,8 @@ INTRODUCTION = """\
 {images} images of {width} x {height} pixels (JPEG, {bytes:.0f} kB on average), batches of {batch} at {size} pixels:
 crop, mirror, brightness and contrast, normalisation; one thread, CPU time of an image, least of {rounds} interleaved
 rounds, torch {torch}, torchvision {torchvision}. `torchvision`: its data set and v2 transforms in a plain `DataLoader`.
-`mtpeft`: the reader and the task's transform. `cached`: the same with `cache = FOLDER`, filled. `step`: a training step
-of ViT-Ti/16 with LoRA on this machine at that size, for one image: what loading has to keep up with.
+The others relative to it: `mtpeft`, the reader and the task's transform; `cached`, the same from a filled cache;
+`step`, a training step of ViT-Ti/16 with LoRA at that size, for one image: what loading has to keep up with.
 Made by `python benchmarks/loading.py --rounds {rounds}`.
 """
 
