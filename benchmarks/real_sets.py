@@ -21,8 +21,8 @@ from mtpeft.commands.bench import run
 RECIPES = Path(__file__).parents[1] / "tasks" / "recipes"
 RESULTS = Path(__file__).with_name("results")
 SETS = {
-    "carparts": "Parts of cars: boxes (AP) and pixels (mIoU) of 18 parts on the same 400 images, in one run. HydraLoRA was "
-    "tested twice: the recipe's factor for its rates came after a first test, because of what validation said",
+    "carparts": "Parts of cars: boxes (AP) and pixels (mIoU) of 18 parts on the same 400 images, in one run. HydraLoRA "
+    "was tested twice: the recipe's factor for its rates came after a first test, because of what validation said",
     "camvid": "Streets in eleven classes: 367 training images, mIoU",
     "bccd": "Blood cells of three classes: 205 training images, AP",
     "pacs": "Photographs, paintings, cartoons and sketches of seven classes: 1,400 training images, top-1",
