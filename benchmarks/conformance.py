@@ -47,17 +47,17 @@ def run(cell: Cell) -> Rows:
 
 
 def read() -> dict[Cell, Rows]:
-    """What was run before; a line that was cut off is dropped."""
+    """What was run before, a cell in each line; one that was cut off is dropped."""
     found: dict[Cell, Rows] = {}
     for line in RECORDS.read_text("utf-8").splitlines(keepends=True) if RECORDS.exists() else []:
         if line.endswith("\n"):
-            row = json.loads(line)
-            found.setdefault((row["method"], row["family"]), []).append(row)
+            rows = json.loads(line)
+            found[rows[0]["method"], rows[0]["family"]] = rows
     return found
 
 
 def write(found: dict[Cell, Rows], cells: Iterable[Cell]) -> None:
-    lines = [json.dumps(row) + "\n" for cell in cells for row in found.get(cell, [])]
+    lines = [json.dumps(found[cell]) + "\n" for cell in cells if cell in found]
     RECORDS.write_text("".join(lines), "utf-8")
 
 
@@ -68,7 +68,7 @@ def measure(found: dict[Cell, Rows], missing: Sequence[Cell], workers: int) -> N
         jobs = {pool.submit(run, cell): cell for cell in missing}
         for job in as_completed(jobs):
             found[jobs[job]] = job.result()
-            file.writelines(json.dumps(row) + "\n" for row in job.result())
+            file.write(json.dumps(job.result()) + "\n")
             file.flush()
             print(*jobs[job], *(row["result"] for row in job.result()), sep="  ", file=sys.stderr)
 

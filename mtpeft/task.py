@@ -56,6 +56,16 @@ class Dataset(ABC):
         return {"count": len(self)}
 
 
+def spread(count: int, most: int) -> list[int]:
+    """At most so many indices of ``count``, evenly spread.
+
+    >>> spread(12, 3), spread(2, 3)
+    ([2, 6, 10], [0, 1])
+    """
+    shown = min(most, count)
+    return [(2 * number + 1) * count // (2 * shown) for number in range(shown)]
+
+
 @dataclass
 class Score:
     """A metric's value with what it was computed from.

@@ -99,7 +99,10 @@ class Comparison:
         running: dict[Future[None], tuple[str, str]] = {}
 
         def go_on(job: tuple[str, str]) -> None:
-            running.update({pool.submit(self._trial, processes, trial): job for trial in self._next(*job, seed)})
+            trials = self._next(*job, seed)
+            running.update({pool.submit(self._trial, processes, trial): job for trial in trials})
+            if not trials:
+                shutil.rmtree(self._work(*job), ignore_errors=True)
 
         while jobs or running:
             while jobs and len(running) < workers:
@@ -111,15 +114,12 @@ class Comparison:
                     go_on(job)
 
     def _next(self, method: str, task: str, seed: int) -> list[Trial]:
-        """What of a method on a task can be made now: what is to choose from, or then what is tested."""
+        """What of a method on a task can be made now: candidates, then the test of the chosen one, then nothing."""
         wanted = self.candidates(method, task) if seed == self.plan.seeds[0] else []
         if untried := [trial for trial in wanted if self.records.get(trial) is None]:
             return untried
         tested = self.test(method, task, seed)
-        if tested is not None and self.records.get(tested) is None:
-            return [tested]
-        shutil.rmtree(self._work(method, task), ignore_errors=True)
-        return []
+        return [tested] if tested is not None and self.records.get(tested) is None else []
 
     def _trial(self, processes: Processes, trial: Trial) -> None:
         record = processes.run(self.config_of(trial), self._trained(trial), self._drawn(trial))
@@ -225,20 +225,13 @@ class Comparison:
         """What is neither in the table nor failed, in words: a method's tasks of each seed."""
         gaps: dict[tuple[str, int], list[str]] = {}
         first = self.plan.seeds[0]
-        complete = all(self._settled(method, task, first) for method in self.methods for task in self.tasks)
+        complete = not any(self._next(method, task, first) for method in self.methods for task in self.tasks)
         for method in self.methods:
             wanted = self.plan.seeds if complete and method in self.leading() else (first,)
             for task, seed in product(self.tasks, wanted):
-                if not self._settled(method, task, seed):
+                if self._next(method, task, seed):
                     gaps.setdefault((method, seed), []).append(task)
         return [f"{method}, seed {seed}: {', '.join(tasks)}" for (method, seed), tasks in gaps.items()]
-
-    def _settled(self, method: str, task: str, seed: int) -> bool:
-        """Whether nothing is left to be made: it was tested, or every candidate failed."""
-        tested = self.test(method, task, seed)
-        if tested is None:
-            return all(self.records.get(trial) is not None for trial in self.candidates(method, task))
-        return self.records.get(tested) is not None
 
 
 def _rounded(rate: float) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mtpeft.errors import MtpeftError
 from mtpeft.inspection.survey import Findings, Survey
+from mtpeft.task import spread
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,11 +86,9 @@ def _samples(found: Survey, split: str) -> str:
 
 def _drawn(found: Survey, split: str) -> Iterator[tuple[str, Image.Image]]:
     """Samples spread evenly over a split, those with a label drawn by the task type."""
-    count = len(found.splits[split].data)
-    shown = min(SHOWN[split], count)
-    for number in range(shown):
+    for index in spread(len(found.splits[split].data), SHOWN[split]):
         try:
-            sample = found.sample(split, (2 * number + 1) * count // (2 * shown))
+            sample = found.sample(split, index)
         except MtpeftError:
             continue  # it stands among the errors
         picture = sample.image

@@ -176,7 +176,8 @@ class Wiring:
             module = self.model.modules[path]
             if any(p.site.bypassed for p in placed):
                 continue
-            if _multiplies(module) and all(isinstance(p.part, LowRankPart) for p in placed):
+            linear = isinstance(module, nn.Linear) or is_plain_conv(module)
+            if linear and all(isinstance(p.part, LowRankPart) for p in placed):
                 slot.on_activations = True
                 self._hook(path).slots["lowrank"] = slot
             elif name == "weight" and isinstance(module, _SCALED) and self._all_gains(path, slot, placed):
@@ -230,10 +231,6 @@ class Wiring:
         parametrize.register_parametrization(module, name, Parametrization(slot), unsafe=True)
         if fleeting:  # torch would save it from now on
             parametrizations(module, name)._non_persistent_buffers_set.add("original")
-
-
-def _multiplies(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or is_plain_conv(module)
 
 
 def _reorder(store: dict[str, Any], order: Iterable[str]) -> None:

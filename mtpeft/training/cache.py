@@ -95,8 +95,12 @@ def _write(path: Path, sample: Sample) -> None:
     temporary = path.with_name(f"{path.stem}-{os.getpid()}.tmp")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, {"about": _as_json(about)})
-        temporary.replace(path)
+        try:
+            save_file(tensors, temporary, {"about": _as_json(about)})
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _own(value: Tensor) -> Tensor:

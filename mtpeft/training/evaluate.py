@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtpeft.peft.host import Host
-from mtpeft.task import Score
+from mtpeft.task import Score, spread
 from mtpeft.training.data import Loaded, Samples, Source, batches, to_device
 from mtpeft.training.run import Run
 
@@ -38,9 +38,8 @@ def load(
     task, dataset = run.tasks[name], run.dataset(name, split)
     size, count = batch_size or task.batch_size, len(dataset)
     samples = Samples({name: Source(task, dataset)}, run.backbone.image, run.data_seed, train=False)
-    taken = count if most is None else min(most, count)
-    keys = [(name, index * count // taken, 0) for index in range(taken)]
-    cut = [keys[start : start + size] for start in range(0, taken, size)]
+    keys = [(name, index, 0) for index in spread(count, count if most is None else most)]
+    cut = [keys[start : start + size] for start in range(0, len(keys), size)]
     for batch in batches(samples, cut, workers=run.config.workers):
         yield to_device(batch[name], run.device)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mtpeft.training.data import Samples, Source, to_device
+from mtpeft.task import spread
+from mtpeft.training.data import to_device
 from mtpeft.training.disk import write_folder
 from mtpeft.training.evaluate import evaluating, predict
 from mtpeft.training.run import Run
@@ -34,14 +35,12 @@ def write_galleries(folder: Path, galleries: Mapping[str, Image.Image]) -> None:
 
 def gallery(run: Run, name: str, split: str, *, count: int = SHOWN) -> Image.Image:
     """Samples spread evenly over a task's split, none chosen: truth in the first row, predictions in the second."""
-    task, data = run.tasks[name], run.dataset(name, split)
-    shown = min(count, len(data))
-    picked = [(2 * number + 1) * len(data) // (2 * shown) for number in range(shown)]
-    prepared = Samples({name: Source(task, data)}, run.backbone.image, run.data_seed, train=False)
-    images, targets = to_device(task.collate([prepared.one(name, index, 0) for index in picked]), run.device)
+    task, data, image = run.tasks[name], run.dataset(name, split), run.backbone.image
+    samples, transform = [data[index] for index in spread(len(data), count)], task.transform(image, train=False)
+    images, targets = to_device(task.collate([transform(sample) for sample in samples]), run.device)
     with evaluating(run.host):
         found = predict(run, name, images, targets)
-    pictures = [data[index].image for index in picked]
+    pictures = [sample.image for sample in samples]
     known, true = run.host.head_of(name).classes, [task.truth(target) for target in targets]
     return mosaic(
         {

@@ -131,9 +131,10 @@ class HuggingFace(BoxOptions, LabelReader):
         content, where = stored.get("bytes"), stored.get("path") or ""
         if content is None and not where:
             raise DataError(f'"{path}", {row} has no image', hint="leave the row out")
-        item = Annotated(Path(row), row, files.image_size(row if content else where, content), Path(path, row))
+        size = files.image_size(where if content is None else row, content)
+        item = Annotated(Path(row), row, size, Path(path, row))
         whole = [self.attempt(self.checked, item, found) for found in objects if found.label in kept]
-        state = f"{item.size} {len(content) if content else ''}"
+        state = f"{size} {'' if content is None else len(content)}"
         return replace(item, objects=tuple(found for found in whole if found is not None), state=state)
 
     def _rows(self, splits: Mapping[str, Any]) -> Rows:
