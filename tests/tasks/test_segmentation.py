@@ -8,27 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from segmentation_toys import NAMES, VIT, features, target
 
 from mtpeft.api import DataError, Features, FeaturesInfo, ImageConfig, UsageError
 from mtpeft_tasks.segmentation.heads import Linear
 from mtpeft_tasks.segmentation.metric import MeanIoU, confusion, renumbered
 from mtpeft_tasks.segmentation.task import Segmentation
 
-VIT = FeaturesInfo(pooled=6, channels=(6,), strides=(8,), prefix=1, image_size=(32, 48))
 PYRAMID = FeaturesInfo(pooled=8, channels=(4, 6, 8), strides=(4, 8, 16), prefix=0, image_size=(32, 48))
-NAMES = ("background", "a", "b")
-
-
-def features(info: FeaturesInfo, count: int = 2) -> Features:
-    generator = torch.Generator().manual_seed(0)
-    grids = [(info.image_size[0] // stride, info.image_size[1] // stride) for stride in info.strides]
-    maps = [torch.randn(count, c, *grid, generator=generator) for c, grid in zip(info.channels, grids, strict=True)]
-    return Features(torch.randn(count, info.pooled, generator=generator), tuple(maps))
-
-
-def target(mask, names=NAMES) -> dict:
-    mask = torch.as_tensor(mask, dtype=torch.uint8)
-    return {"mask": mask, "classes": names, "size": tuple(mask.shape)}
 
 
 @pytest.mark.parametrize("info", [VIT, PYRAMID])

@@ -4,45 +4,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+from segmentation_toys import COARSE, NAMES, PYRAMID, VIT, every_info, features, target
 from torch.nn import functional as F
 
 import mtpeft
-from mtpeft.api import Features, FeaturesInfo, ImageConfig, UsageError
+from mtpeft.api import Features, ImageConfig, UsageError
 from mtpeft.backbone.extract import Extractor
 from mtpeft.backbone.micro import micro
 from mtpeft.testing import check_task
 from mtpeft.testing.zoo import zoo
-from mtpeft_tasks.segmentation.heads import PIXEL_HEADS
+from mtpeft_tasks.segmentation.heads import HEADS, PIXEL_HEADS
 from mtpeft_tasks.segmentation.mask_transformer import MaskTransformer
 from mtpeft_tasks.segmentation.pixels import OneMap
 from mtpeft_tasks.segmentation.setr_pup import SETRPUP
 from mtpeft_tasks.segmentation.task import Segmentation
 from mtpeft_tasks.segmentation.upernet import PyramidPool, UPerNet
 
-VIT = FeaturesInfo(pooled=6, channels=(6,), strides=(8,), prefix=1, image_size=(32, 48))
-COARSE = FeaturesInfo(pooled=6, channels=(6,), strides=(16,), prefix=1, image_size=(160, 96))
-PYRAMID = FeaturesInfo(pooled=12, channels=(4, 6, 8, 12), strides=(4, 8, 16, 32), prefix=0, image_size=(64, 96))
-NAMES = ("background", "a", "b")
 NEW = [name for name in PIXEL_HEADS if name != "linear"]
 every_head = pytest.mark.parametrize("name", NEW)
-every_info = pytest.mark.parametrize("info", [VIT, COARSE, PYRAMID], ids=["plain", "coarse", "hierarchical"])
-
-
-def features(info: FeaturesInfo, count: int = 2) -> Features:
-    generator = torch.Generator().manual_seed(0)
-    grids = [(info.image_size[0] // stride, info.image_size[1] // stride) for stride in info.strides]
-    maps = [torch.randn(count, c, *grid, generator=generator) for c, grid in zip(info.channels, grids, strict=True)]
-    return Features(torch.randn(count, info.pooled, generator=generator), tuple(maps))
 
 
 def made(name, info=VIT, classes=NAMES, **settings):
     torch.manual_seed(0)
     return Segmentation(head_config={"name": name, "width": 32} | settings).head(info, classes)
-
-
-def target(mask, names=NAMES) -> dict:
-    mask = torch.as_tensor(mask, dtype=torch.uint8)
-    return {"mask": mask, "classes": names, "size": tuple(mask.shape)}
 
 
 def count(module) -> int:
@@ -187,13 +171,13 @@ def test_a_cell_of_the_mask_transformer_has_its_parts_in_their_places():
     """Told apart by place alone: part (i, j) of a cell lies i down and j right of its corner."""
     head = MaskTransformer(VIT, ("a", "b"), width=32, upscale=8)
     with torch.no_grad():
-        head.of_cell.weight.zero_()
+        head.mixed.of_cell.weight.zero_()
         head.of_class.weight.zero_()
         head.of_class.bias.copy_(F.one_hot(torch.tensor(0), 16).float())
         parts = torch.zeros(64, 16)
         parts[:, 1] = 1.0
         parts[8 * 2 + 5] = F.one_hot(torch.tensor(0), 16).float()
-        head.of_cell.bias.copy_(parts.flatten())
+        head.mixed.of_cell.bias.copy_(parts.T.flatten())
     logits = head(features(VIT, 1))[0, 0]
     expected = torch.zeros(32, 48)
     expected[2::8, 5::8] = 10.0
@@ -219,7 +203,7 @@ def test_settings_that_cannot_be_are_refused_with_a_hint(config, message, hint):
     assert hint in caught.value.hint
 
 
-@every_head
+@pytest.mark.parametrize("name", HEADS)
 def test_it_learns_four_scenes_from_frozen_features(name):
     torch.manual_seed(0)
     task = Segmentation(augment="none", head_config={"name": name, "width": 64})
@@ -233,7 +217,7 @@ def test_it_learns_four_scenes_from_frozen_features(name):
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
     for _ in range(100):
         optimizer.zero_grad()
-        task.loss(head, head(found), targets)["cross_entropy"].backward()
+        sum(task.loss(head, head(found), targets).values()).backward()
         optimizer.step()
     metric = task.metric(head.classes)
     metric.update(task.decode(head, head(found), targets), targets)

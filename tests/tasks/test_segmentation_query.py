@@ -8,41 +8,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from segmentation_toys import COARSE, NAMES, VIT, every_info, features, target
 from torch.nn import functional as F
 
 import mtpeft
-from mtpeft.api import Features, FeaturesInfo, ImageConfig, UsageError
+from mtpeft.api import FeaturesInfo, UsageError
 from mtpeft.backbone.extract import Extractor
-from mtpeft.backbone.micro import micro
 from mtpeft.plugins import resolve
 from mtpeft.testing import check_task
 from mtpeft.testing.zoo import zoo
 from mtpeft_tasks.segmentation.query import CLASS, DICE, MASK, Outputs, Query, compared, image_losses, matched, segments
 from mtpeft_tasks.segmentation.task import Segmentation
 
-VIT = FeaturesInfo(pooled=6, channels=(6,), strides=(8,), prefix=1, image_size=(32, 48))
-COARSE = FeaturesInfo(pooled=6, channels=(6,), strides=(16,), prefix=1, image_size=(160, 96))
-PYRAMID = FeaturesInfo(pooled=12, channels=(4, 6, 8, 12), strides=(4, 8, 16, 32), prefix=0, image_size=(64, 96))
-NAMES = ("background", "a", "b")
 CONFIG = {"name": "query", "width": 32, "queries": 6}
-every_info = pytest.mark.parametrize("info", [VIT, COARSE, PYRAMID], ids=["plain", "coarse", "hierarchical"])
-
-
-def features(info: FeaturesInfo, count: int = 2) -> Features:
-    generator = torch.Generator().manual_seed(0)
-    grids = [(info.image_size[0] // stride, info.image_size[1] // stride) for stride in info.strides]
-    maps = [torch.randn(count, c, *grid, generator=generator) for c, grid in zip(info.channels, grids, strict=True)]
-    return Features(torch.randn(count, info.pooled, generator=generator), tuple(maps))
 
 
 def made(info=VIT, classes=NAMES, **settings) -> Query:
     torch.manual_seed(0)
     return Segmentation(head_config=CONFIG | settings).head(info, classes)
-
-
-def target(mask, names=NAMES) -> dict:
-    mask = torch.as_tensor(mask, dtype=torch.uint8)
-    return {"mask": mask, "classes": names, "size": tuple(mask.shape)}
 
 
 def stripes(info: FeaturesInfo = VIT, first: int = 0, last: int = 2) -> torch.Tensor:
@@ -68,8 +51,8 @@ def test_the_kit_passes():
 @every_info
 def test_shapes(info):
     head = made(info)
-    outputs, upscale = head(features(info)), {8: 4, 16: 4 if info is COARSE else 8}[head.start.stride]
-    height, width = (side // head.start.stride * upscale for side in info.image_size)
+    outputs, upscale = head(features(info)), {8: 4, 16: 4 if info is COARSE else 8}[head.mixed.start.stride]
+    height, width = (side // head.mixed.start.stride * upscale for side in info.image_size)
     assert outputs.classes.shape == (2, 6, 4) and outputs.masks.shape == (2, 6, height, width)
     assert head.scores(outputs).shape == (2, 3, *info.image_size)
     assert made(info, queries=3)(features(info)).masks.shape[1] == 3
@@ -320,23 +303,3 @@ def test_what_is_no_class_takes_a_head_of_pixels(kind):
     with pytest.raises(UsageError, match='unknown head "query"') as caught:
         resolve("tasks", kind)(head_config={"name": "query"}).head(VIT, ("x",))
     assert "upernet" in caught.value.hint
-
-
-def test_it_learns_four_scenes_from_frozen_features():
-    torch.manual_seed(0)
-    task = Segmentation(augment="none", head_config={"name": "query", "width": 64})
-    dataset, model = task.dataset("train"), micro().eval()
-    extractor = Extractor(model, (64, 64))
-    transform = task.transform(ImageConfig((64, 64), (0.5,) * 3, (0.5,) * 3), train=True)
-    images, targets = task.collate([transform(dataset[index]) for index in range(4)])
-    with torch.no_grad():
-        found = extractor(model, images)
-    head = task.head(extractor.info(model), dataset.classes)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
-    for _ in range(100):
-        optimizer.zero_grad()
-        sum(task.loss(head, head(found), targets).values()).backward()
-        optimizer.step()
-    metric = task.metric(head.classes)
-    metric.update(task.decode(head, head(found), targets), targets)
-    assert metric.compute().value > 60

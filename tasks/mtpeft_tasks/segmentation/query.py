@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from scipy.optimize import linear_sum_assignment
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtpeft.api import Features, FeaturesInfo
 from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.names import Natural, Positive
-from mtpeft_tasks.segmentation.pixels import OneMap, SegmentationHead, upscale_for
+from mtpeft_tasks.segmentation.pixels import SegmentationHead
+from mtpeft_tasks.segmentation.tokens import Mixed, Width
 
-_FINEST = 16  # finer grids make attention expensive
-_HEAD = 32
 _NOTHING = 0.1
 CLASS, MASK, DICE = 2.0, 5.0, 5.0
 """The weights of the losses, and of their parts in matching, in Mask2Former (arXiv 2112.01527) and EoMT."""
@@ -66,30 +62,21 @@ class Query(SegmentationHead):
         info: FeaturesInfo,
         classes: Sequence[str],
         *,
-        width: Annotated[int, Field(gt=0, multiple_of=_HEAD)] = 128,
+        width: Width = 128,
         layers: Positive = 2,
         queries: Positive = 32,
         upscale: Natural = 0,
     ) -> None:
         super().__init__(info, classes)
-        self.start = OneMap(info, width, _FINEST)
-        self.upscale = upscale or upscale_for(self.start.stride, info.image_size)
+        self.mixed = Mixed(info, width, layers, upscale)
         self.queries = nn.Parameter(torch.randn(queries, width))
-        self.blocks = nn.Sequential(*(Block(width, width // _HEAD, qkv_bias=True) for _ in range(layers)))
-        self.norm = nn.LayerNorm(width)
-        self.of_cell = nn.Linear(width, self.upscale**2 * width // 2)
         self.of_query = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width // 2))
         self.nothing = nn.Linear(width, 1)
         self.add_rows(width)
 
     def forward(self, features: Features) -> Outputs:
-        map_ = self.start(features)
-        cells = map_.flatten(2).transpose(1, 2)  # (B, h w, C)
-        tokens = torch.cat([cells, self.queries.expand(len(cells), -1, -1).to(cells.dtype)], dim=1)
-        cells, queries = self.norm(self.blocks(tokens)).split([cells.shape[1], len(self.queries)], dim=1)
+        parts, queries = self.mixed(features, self.queries)
         classes = torch.cat([F.linear(queries, self.weight, self.bias), self.nothing(queries)], dim=-1)
-        grid = self.of_cell(cells).transpose(1, 2).unflatten(-1, map_.shape[-2:])  # (B, C s s, h, w)
-        parts = F.pixel_shuffle(grid, self.upscale)  # (B, C, h s, w s)
         return Outputs(classes, torch.einsum("bnc,bchw->bnhw", self.of_query(queries), parts))
 
     def extent(self, outputs: Outputs) -> tuple[int, int]:

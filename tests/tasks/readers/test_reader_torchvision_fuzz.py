@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from reader_samples import labels, names, problems
 from scipy.io import savemat
+from spoiling import SPOILED, a_folder, halved, missing, restored, short
 from torchvision import datasets
 from torchvision_samples import HASHED, MADE, pixels
 
@@ -32,42 +33,6 @@ def any_hash(monkeypatch):
         monkeypatch.setattr(import_module(f"torchvision.datasets.{module}"), "check_integrity", lambda *_: True)
 
 
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:7])
-
-
-def halved(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def of_another_kind(path: Path) -> None:
-    path.write_text("<html>not found</html>")
-
-
-def noise(path: Path) -> None:
-    path.write_bytes(bytes(range(256)) * 4)
-
-
-def missing(path: Path) -> None:
-    path.unlink()
-
-
-def a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def a_loop(path: Path) -> None:
-    path.unlink()
-    path.symlink_to(path.name)
-
-
-SPOILED = (emptied, cut, halved, of_another_kind, noise, missing, a_folder, a_loop)
 LISTS = (".txt", ".csv", ".data")
 
 
@@ -76,14 +41,6 @@ def chosen(root: Path) -> list[Path]:
     files = sorted(file for file in root.rglob("*") if file.is_file())
     pictures = [file for file in files if file.suffix in SUFFIXES]
     return [file for file in files if file not in pictures] + pictures[-1:]
-
-
-def restored(file: Path, content: bytes) -> None:
-    if file.is_dir():
-        file.rmdir()
-    else:
-        file.unlink(missing_ok=True)
-    file.write_bytes(content)
 
 
 def everything(data: str) -> dict[str, tuple[list[str], list[str]]]:
@@ -118,7 +75,9 @@ def test_spoiled_files_are_named(tmp_path, name):
 
 def may_be_less(file: Path, spoil: Callable[[Path], None]) -> bool:
     """A list of fewer lines and a folder of fewer pictures are less data, and no fault that anyone could see."""
-    return spoil in (missing, a_folder) if file.suffix in SUFFIXES else spoil is halved and file.suffix in LISTS
+    if file.suffix in SUFFIXES:
+        return spoil in (missing, a_folder)
+    return spoil in (halved, short) and file.suffix in LISTS
 
 
 def pickled(name: str, file: str, **changed: Any) -> Callable[[Path], None]:
