@@ -50,6 +50,13 @@ if TYPE_CHECKING:
     from mtpeft.schedule import Schedule as Schedule
     from mtpeft.schedule import TaskSize as TaskSize
     from mtpeft.schedule import Update as Update
+    from mtpeft.settings import Count as Count
+    from mtpeft.settings import Fraction as Fraction
+    from mtpeft.settings import NonNegative as NonNegative
+    from mtpeft.settings import Positive as Positive
+    from mtpeft.settings import Share as Share
+    from mtpeft.settings import Whole as Whole
+    from mtpeft.settings import checked as checked
     from mtpeft.task import SPLITS as SPLITS
     from mtpeft.task import Dataset as Dataset
     from mtpeft.task import Head as Head
@@ -76,6 +83,7 @@ _WHERE = {
     "mtpeft.reader": ["Reader", "open_data"],
     "mtpeft.schedule": ["Batch", "Begin", "End", "Evaluate", "Event", "Schedule", "TaskSize", "Update"],
     "mtpeft.balancing": ["Balancer"],
+    "mtpeft.settings": ["Count", "Fraction", "NonNegative", "Positive", "Share", "Whole", "checked"],
     "mtpeft.task": ["SPLITS", "Dataset", "Head", "Metric", "Sample", "Score", "Split", "Task"],
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}

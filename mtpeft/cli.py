@@ -179,20 +179,26 @@ def export(
     command.run(run, to=to, out=out, task=task, json=json)
 
 
-@app.command(epilog=_example("mtpeft methods --json"))
-def methods(json: Json = False) -> None:
-    """List methods, built-in and from plugins."""
+@app.command(epilog=_example("mtpeft methods", "mtpeft methods lora"))
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="METHOD", help="Show this one with its settings.")] = None,
+    json: Json = False,
+) -> None:
+    """List methods, built-in and from plugins, or show one."""
     from mtpeft.commands import methods as command
 
-    command.run(json=json)
+    command.run(name, json=json)
 
 
-@app.command(epilog=_example("mtpeft tasks --json"))
-def tasks(json: Json = False) -> None:
-    """List task types, their metrics and data readers."""
+@app.command(epilog=_example("mtpeft tasks", "mtpeft tasks seg"))
+def tasks(
+    name: Annotated[str | None, typer.Argument(metavar="TYPE", help="Show this one with its settings.")] = None,
+    json: Json = False,
+) -> None:
+    """List task types, their metrics and data readers, or show one."""
     from mtpeft.commands import tasks as command
 
-    command.run(json=json)
+    command.run(name, json=json)
 
 
 @app.command(

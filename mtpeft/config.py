@@ -14,12 +14,7 @@ from pydantic import Field
 
 from mtpeft.errors import UsageError
 from mtpeft.recipe import Draft
-from mtpeft.settings import Origin, as_toml, build, check_keys
-
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+from mtpeft.settings import Count, Fraction, NonNegative, Origin, Positive, Share, Whole, as_toml, build, check_keys
 
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 RESERVED = "shared"
@@ -73,10 +68,10 @@ class OptimizerConfig:
 
     lr: Positive | None = None
     head_lr: Positive | None = None
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: NonNegative = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    warmup: Share = 0.1
+    clip_norm: NonNegative = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpointing: bool = False
 

@@ -1,14 +1,18 @@
-"""Strict settings: plain values to a dataclass, with errors that name the dotted key and where it came from."""
+"""Strict settings: plain values to a dataclass, with errors that name the dotted key and where it came from.
+
+A field's annotation says what it takes, `Count` and the like with a range.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import to_json
 
 from mtpeft.errors import UsageError, did_you_mean
@@ -18,6 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 Origin = Callable[[str], str]
+
+Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
+Whole = Annotated[int, Field(ge=0, description="a whole number of at least 0")]
+Positive = Annotated[float, Field(gt=0, description="a number above 0")]
+NonNegative = Annotated[float, Field(ge=0, description="a number of at least 0")]
+Fraction = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
+Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}
 
@@ -37,17 +48,29 @@ def build(cls: type[T], settings: Mapping[str, Any], where: str = "", origin: Or
         UsageError: for an unknown key (with did-you-mean), a missing one, or a value of a wrong type or range.
     """
     known = {field.name.removesuffix("_config"): field for field in fields(cls) if field.init}
-    origin = origin or (lambda key: "")
+    origin = origin or _unknown
     check_keys(settings, known, where, origin)
     hints = get_type_hints(cls, include_extras=True)
     values = {}
     for name, field in known.items():
         key = _join(where, name)
         if name in settings:
-            values[field.name] = _check(hints[field.name], settings[name], key, origin, field)
+            values[field.name] = checked(hints[field.name], settings[name], key, field.default, origin)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise UsageError(f"{key} is missing", hint=f"{key} takes {_takes(hints[field.name])}")
     return cls(**values)
+
+
+def check(made: DataclassInstance, where: str) -> None:
+    """Hold an instance that was made without `build` to the same types and ranges.
+
+    Raises:
+        UsageError: naming the first field that does not fit.
+    """
+    hints = get_type_hints(type(made), include_extras=True)
+    for field in fields(made):
+        if field.init:
+            checked(hints[field.name], getattr(made, field.name), _join(where, field.name), field.default)
 
 
 def check_keys(settings: Mapping[str, Any], known: Iterable[str], where: str, origin: Origin) -> None:
@@ -62,7 +85,35 @@ def check_keys(settings: Mapping[str, Any], known: Iterable[str], where: str, or
             raise UsageError(f"there is no setting {key}{_from(origin(key))}", hint=did_you_mean(name, known))
 
 
-def _check(annotation: Any, value: Any, key: str, origin: Origin, field: Field) -> Any:
+def listed(cls: type[DataclassInstance]) -> list[dict[str, str]]:
+    """The settings there are: ``{"setting": ..., "takes": ..., "default": ...}`` each, in words and as in a recipe.
+
+    What is left out where it has no default is ``(none)``.
+    """
+    hints, rows = get_type_hints(cls, include_extras=True), []
+    for field in fields(cls):
+        if field.init:
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            said = "(none)" if default in (MISSING, None) else as_toml(default)
+            takes = _takes(hints[field.name])
+            rows.append({"setting": field.name.removesuffix("_config"), "takes": takes, "default": said})
+    return rows
+
+
+def _unknown(key: str) -> str:
+    return ""
+
+
+def checked(annotation: Any, value: Any, key: str, default: Any = MISSING, origin: Origin = _unknown) -> Any:
+    """A value as its annotation takes it, strictly: a list for a tuple, a table for a dataclass, otherwise as it is.
+
+    Args:
+        key: dotted name of the setting, for error messages.
+        default: named in the hint; None is not.
+
+    Raises:
+        UsageError: for another type, or a value out of range.
+    """
     table = next((item for item in (annotation, *get_args(annotation)) if is_dataclass(item)), None)
     if isinstance(value, Mapping) and isinstance(table, type):
         return build(table, value, key, origin)
@@ -71,10 +122,11 @@ def _check(annotation: Any, value: Any, key: str, origin: Origin, field: Field) 
         return TypeAdapter(annotation).validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Input ")
-        default = "" if field.default in (MISSING, None) else f"; the default is {as_toml(field.default)}"
+        known = "" if default in (MISSING, None) else f"; the default is {as_toml(default)}"
+        words = isinstance(value, str) and get_origin(annotation) is Literal
         raise UsageError(
             f"{key} = {as_toml(value)}{_from(origin(key))} does not fit: it {message}",
-            hint=f"{key} takes {_takes(annotation)}{default}",
+            hint=did_you_mean(value, get_args(annotation)) if words else f"{key} takes {_takes(annotation)}{known}",
         ) from None
 
 
@@ -87,7 +139,8 @@ def as_toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(as_toml, value))}]"
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{name} = {as_toml(item)}" for name, item in value.items()) + " }"
+        items = ", ".join(f"{name} = {as_toml(item)}" for name, item in value.items())
+        return f"{{ {items} }}" if items else "{}"
     return str(value)
 
 
@@ -103,7 +156,8 @@ def _takes(annotation: Any) -> str:
     """A type in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _takes(arguments[0])
+        said = (item.description for item in arguments[1:] if isinstance(item, FieldInfo))
+        return next(filter(None, said), None) or _takes(arguments[0])
     if origin is Literal:
         return f"one of {', '.join(map(as_toml, arguments))}"
     if origin in (Union, UnionType):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.backbone.features import Features, FeaturesInfo, ImageConfig
+from mtpeft.settings import Count, NonNegative, Whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -138,10 +139,10 @@ class Task(ABC):
     data: str = ""
     group: str = ""
     head_config: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 16
-    loss_weight: float = 1.0
-    split: int | tuple[int, ...] = 0
-    samples: int = 0
+    batch_size: Count = 16
+    loss_weight: NonNegative = 1.0
+    split: Whole | tuple[int, ...] = 0
+    samples: Whole = 0
     missing_classes: Literal["error", "allow"] = "error"
 
     @abstractmethod

@@ -279,6 +279,26 @@ def test_listings_as_json(capsys) -> None:
     assert listed["problems"] == []
 
 
+def test_one_method_or_task_type_with_its_settings(capsys) -> None:
+    code, out, _ = outcome(capsys, "methods", "lora")
+    assert code == 0 and "arXiv 2106.09685" in out
+    assert re.search(r"^rank +a whole number of at least 1 +8$", out, re.MULTILINE)
+    assert re.search(r"^alpha +a number above 0 +\(none\)$", out, re.MULTILINE)
+    lora = json.loads(outcome(capsys, "methods", "lora", "--json")[1])
+    assert (lora["id"], lora["mergeable"]) == ("lora", True)
+    kinds = 'one of "kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"'
+    assert {"setting": "init", "takes": kinds, "default": '"kaiming"'} in lora["settings"]
+    assert re.search(r"^head +a table +\{\}$", outcome(capsys, "tasks", "det")[1], re.MULTILINE)
+    code, _, err = outcome(capsys, "tasks", "sec")
+    assert code == 2 and 'did you mean "seg"?' in err
+
+
+@pytest.mark.parametrize("name", ["methods", "tasks"])
+def test_every_one_can_be_shown(capsys, name: str) -> None:
+    for id in plugins.registry(name):
+        assert outcome(capsys, name, id)[0] == 0
+
+
 def test_listings_as_plain_tables(capsys) -> None:
     assert re.search(r"^lora +partial +shared +yes +yes ", outcome(capsys, "methods")[1], re.MULTILINE)
     assert re.search(r"^det +AP +% +mtpeft ", outcome(capsys, "tasks")[1], re.MULTILINE)

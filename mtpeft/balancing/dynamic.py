@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtpeft.balancing.base import Balancer
+from mtpeft.settings import Count, Positive
 
 
 @dataclass
@@ -21,8 +22,8 @@ class DynamicWeightAverage(Balancer):
         window: batches of a task in one mean.
     """
 
-    temperature: float = 2.0
-    window: int = 50
+    temperature: Positive = 2.0
+    window: Count = 50
 
     def begin(self, weights: Mapping[str, float]) -> None:
         super().begin(weights)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from mtpeft.commands.output import print_json, print_table
+from mtpeft.commands.output import print_json, print_one, print_table
 from mtpeft.errors import MtpeftError
 from mtpeft.plugins import Entry, registry, resolve
 
 COLUMNS = ("id", "category", "scope", "mergeable", "identity", "idea", "paper")
 
 
-def run(*, json: bool) -> None:
-    """Print every registered method with what it declares in its default configuration."""
+def run(name: str | None, *, json: bool) -> None:
+    """Print every registered method with what it declares in its default configuration, or one with its settings."""
+    if name is not None:
+        print_one(resolve("methods", name), describe(registry("methods")[name]), COLUMNS[1:-2], json=json)
+        return
     rows = [describe(entry) for entry in registry("methods").values()]
     if json:
         print_json({"methods": rows})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from json import dumps
 from typing import Any
+
+from mtpeft.settings import listed
 
 
 def print_json(data: Any) -> None:
     """JSON on stdout."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    print(dumps(data, indent=2, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -22,6 +25,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> No
     widths = [max(map(len, cells)) for cells in zip(columns, *lines, strict=True)]
     for cells in (columns, *lines):
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def print_one(cls: type, row: Mapping[str, Any], declared: Sequence[str], *, json: bool) -> None:
+    """One of them: what its class says of itself, what it declares, and its settings."""
+    settings = listed(cls)
+    if json:
+        print_json({**row, "settings": settings})
+        return
+    for documented in (cls, sys.modules[cls.__module__]):
+        print(inspect.getdoc(documented), end="\n\n")
+    print_table(declared, [row])
+    print()
+    print_table(("setting", "takes", "default"), settings)
 
 
 def _draw(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

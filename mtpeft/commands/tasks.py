@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from mtpeft.commands.output import print_json, print_table
+from mtpeft.commands.output import print_json, print_one, print_table
 from mtpeft.errors import MtpeftError
 from mtpeft.plugins import Entry, registry, resolve
 
 
-def run(*, json: bool) -> None:
-    """Print task types with their metrics, and the readers of data."""
+def run(name: str | None, *, json: bool) -> None:
+    """Print task types with their metrics, and the readers of data; or one type with its settings."""
+    if name is not None:
+        print_one(resolve("tasks", name), _task(registry("tasks")[name]), ("metric", "unit", "package"), json=json)
+        return
     tasks = [_task(entry) for entry in registry("tasks").values()]
     readers = [_reader(entry) for entry in registry("readers").values()]
     if json:

@@ -30,6 +30,7 @@ from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
 from mtpeft.peft.sites import Site, find_sites
 from mtpeft.peft.slot import Placed
 from mtpeft.peft.wiring import Wiring
+from mtpeft.settings import check
 
 
 @dataclass
@@ -79,6 +80,8 @@ class Host(nn.Module):
         self.backbone, self.methods = backbone, dict(methods)
         if len(self.methods) != len(methods):
             raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
+        for name, method in methods:
+            check(method, name)
         encoders = [name for name, method in methods if type(method).encode is not Method.encode]
         if len(encoders) > 1:
             raise NotApplicable(

@@ -192,7 +192,7 @@ class Method(Declarations, ABC):
         """Take back what `state` gave."""
 
     def check(self, condition: bool, message: str, hint: str = "") -> None:
-        """For ``__post_init__``: refuse a setting that is out of range.
+        """For ``__post_init__``: refuse settings that its annotations allow, such as two that do not go together.
 
         Raises:
             UsageError: if ``condition`` is false.

@@ -11,6 +11,7 @@ from random import Random
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.schedule.draw import generator
 from mtpeft.schedule.events import Batch, Begin, End, Evaluate, Event, Update
+from mtpeft.settings import Count, Whole
 
 DEFAULT_EPOCHS = 10
 
@@ -44,20 +45,16 @@ class Schedule(ABC):
         order: the tasks in the order of training; empty for the recipe's.
     """
 
-    steps: int | None = None
-    epochs: int | None = None
-    accumulate: int = 1
-    eval_every: int = 0
+    steps: Count | None = None
+    epochs: Count | None = None
+    accumulate: Count = 1
+    eval_every: Whole = 0
     stages: list[list[str]] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         both = self.steps is not None and self.epochs is not None
         _check(not both, f"steps = {self.steps} and epochs = {self.epochs} exclude each other", "give one of them")
-        for name in ("steps", "epochs", "accumulate"):
-            value = getattr(self, name)
-            _check(value is None or value >= 1, f"{name} = {value} is not at least 1", "train for one update or more")
-        _check(self.eval_every >= 0, f"eval_every = {self.eval_every} is negative", "0 evaluates at each stage's end")
         _check(not (self.stages and self.order), "stages and order exclude each other", "stages already are in order")
         for index, stage in enumerate(self.stages):
             _check(bool(stage), f"stage {index} of stages names no task", "name at least one, or leave the stage out")

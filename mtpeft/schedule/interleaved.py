@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, repeat
 from random import Random
+from typing import Literal
 
-from mtpeft.errors import UsageError, did_you_mean
+from mtpeft.errors import UsageError
 from mtpeft.schedule.base import Schedule, TaskSize, full_quota, longest
+from mtpeft.settings import Count, Positive
 
-SAMPLERS = ("proportional", "temperature", "annealed", "capped", "uniform", "round-robin", "mixed")
+Sampler = Literal["proportional", "temperature", "annealed", "capped", "uniform", "round-robin", "mixed"]
 
 
 @dataclass
@@ -26,22 +28,17 @@ class Interleaved(Schedule):
         cap: of the sampler ``capped``; 4096 unless given.
     """
 
-    sampler: str = "proportional"
-    temperature: float | None = None
-    cap: int | None = None
+    sampler: Sampler = "proportional"
+    temperature: Positive | None = None
+    cap: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sampler not in SAMPLERS:
-            hint = did_you_mean(self.sampler, SAMPLERS)
-            raise UsageError(f'sampler = "{self.sampler}" is not a sampler', hint=hint)
         for setting, owner in (("temperature", "temperature"), ("cap", "capped")):
             value = getattr(self, setting)
             if value is not None and self.sampler != owner:
                 message = f'{setting} = {value} has no effect with sampler = "{self.sampler}"'
                 raise UsageError(message, hint=f'set sampler = "{owner}", or leave {setting} out')
-            if value is not None and value <= 0:
-                raise UsageError(f"{setting} = {value} is not positive", hint=f"leave {setting} out for its default")
 
     def default_stages(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
         return [names]

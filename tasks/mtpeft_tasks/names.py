@@ -7,18 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic import Field
 from torch import Tensor
 
-from mtpeft.api import DataError, Head, UsageError, did_you_mean
+from mtpeft.api import DataError, Head, UsageError, checked, did_you_mean
 
 UNKNOWN = -1
 
-# What a head's settings may be.
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[int, Field(gt=0, multiple_of=32, description="a multiple of 32")]
+"""Of a head with attention, whose heads are 32 wide, or group norms of 32 groups."""
 
 
 def positions(names: Sequence[str], classes: Sequence[str]) -> Tensor:
@@ -57,19 +54,8 @@ def make_head(kinds: Mapping[str, Callable[..., Head]], config: Mapping[str, Any
     for key in settings:
         if key not in known:
             raise UsageError(f'head "{name}" has no setting "{key}"', hint=did_you_mean(key, known))
-    return kinds[name](*fixed, **{key: _checked(name, known[key], value) for key, value in settings.items()})
-
-
-def _checked(head: str, setting: inspect.Parameter, value: Any) -> Any:
-    try:
-        # JSON mode is what lets strict typing take TOML's arrays for tuples.
-        return TypeAdapter(setting.annotation).validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
-    except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Input ")
-        raise UsageError(
-            f'head "{head}" cannot have {setting.name} = {value!r}',
-            hint=f"it {message}; the default is {setting.default!r}",
-        ) from None
+    given = {key: checked(known[key].annotation, v, f"head.{key}", known[key].default) for key, v in settings.items()}
+    return kinds[name](*fixed, **given)
 
 
 def grown(old: Tensor, count: int, std: float = 0.0) -> Tensor:

@@ -21,15 +21,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from mtpeft.api import ImageConfig, Sample, UsageError, did_you_mean
+from mtpeft.api import ImageConfig, NonNegative, Sample, Share, UsageError, did_you_mean
 from mtpeft_tasks.maps import MAPS, Map
 
 _ORIENTATION = 0x0112
 Fit = Literal["stretch", "pad"]
 Preset = Literal["none", "light", "standard"]
 Pairs = Sequence[tuple[str, str]]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Strength = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,10 @@ class Augmentation:
         visible: a box is kept if at least this fraction of its area is inside the crop.
     """
 
-    area: tuple[Annotated[float, Field(gt=0, le=1)], Fraction] = (0.7, 1.0)
+    area: tuple[Annotated[float, Field(gt=0, le=1, description="a number above 0 and up to 1")], Share] = (0.7, 1.0)
     aspect: Annotated[float, Field(ge=1)] = 1.1
-    colour: tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5)]] = (0.2, 0.2, 0.0, 0.0)
-    visible: Fraction = 0.4
+    colour: tuple[NonNegative, NonNegative, NonNegative, Annotated[float, Field(ge=0, le=0.5)]] = (0.2, 0.2, 0.0, 0.0)
+    visible: Share = 0.4
 
     def __post_init__(self) -> None:
         if self.area[0] > self.area[1]:

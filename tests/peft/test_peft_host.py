@@ -92,6 +92,15 @@ def test_as_many_tasks_as_images():
         make()(IMAGES, ["a", "b"])
 
 
+def test_settings_of_an_instance_are_held_to_their_ranges_too():
+    lora = type(as_methods("lora")[0][1])
+    with pytest.raises(UsageError, match=r"lora\.rank = 0 does not fit") as caught:
+        Host(zoo()["vit"](), [("lora", lora(rank=0))], ["a"])
+    assert caught.value.hint == "lora.rank takes a whole number of at least 1; the default is 8"
+    with pytest.raises(UsageError, match=r'first\.scope = "all" does not fit'):
+        mtpeft.adapt(zoo()["vit"](), [("first", lora(scope="all"))], ["a"])
+
+
 def test_two_methods_that_encode_are_refused():
     with pytest.raises(NotApplicable, match="one and two each say how images become features"):
         Host(zoo()["vit"](), [("one", Queried()), ("two", Queried())], ["a"])

@@ -12,6 +12,7 @@ from mtpeft.peft.host import Host
 from mtpeft.peft.method import Context
 from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
 from mtpeft.plugins import resolve
+from mtpeft.settings import build
 from mtpeft.testing import zoo
 
 
@@ -317,4 +318,4 @@ def test_res_tuning_refuses_operations_that_change_the_shape():
 )
 def test_settings_out_of_range_are_refused(name, settings):
     with pytest.raises(UsageError):
-        resolve("methods", name)(**settings)
+        build(resolve("methods", name), settings)

@@ -12,6 +12,7 @@ from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Context
 from mtpeft.plugins import resolve
+from mtpeft.settings import build
 from mtpeft.testing import zoo
 
 
@@ -219,7 +220,7 @@ def test_vqt_refuses_other_blocks(family):
 )
 def test_settings_out_of_range_are_refused(name, settings):
     with pytest.raises(UsageError):
-        resolve("methods", name)(**settings)
+        build(resolve("methods", name), settings)
 
 
 def trained_step(host: Host, step: int, steps: int = 4) -> None:

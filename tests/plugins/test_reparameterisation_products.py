@@ -12,6 +12,7 @@ from reparameterised import Reparameterised, close, detached
 
 from mtpeft.errors import UsageError
 from mtpeft.plugins import resolve
+from mtpeft.settings import build
 from mtpeft_plugins.partial.lokr import near_square
 
 
@@ -114,28 +115,28 @@ def test_glora_scales_and_shifts_weight_and_bias(kind, prompt):
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("loha", {"rank": 0}, "rank is 0"),
-        ("lokr", {"rank": 0}, "rank is 0"),
-        ("krona", {"scale": 0.0}, "scale is 0.0"),
-        ("kadaptation", {"terms": 0}, "terms is 0"),
-        ("hydra", {"rank": 0}, "rank is 0"),
-        ("glora", {"rank": 0}, "rank is 0"),
+        ("loha", {"rank": 0}, "rank = 0 does not fit"),
+        ("lokr", {"rank": 0}, "rank = 0 does not fit"),
+        ("krona", {"scale": 0.0}, "scale = 0.0 does not fit"),
+        ("kadaptation", {"terms": 0}, "terms = 0 does not fit"),
+        ("hydra", {"rank": 0}, "rank = 0 does not fit"),
+        ("glora", {"rank": 0}, "rank = 0 does not fit"),
         ("oft", {"block": 1}, "block is 1"),
-        ("boft", {"factors": 0}, "factors is 0"),
+        ("boft", {"factors": 0}, "factors = 0 does not fit"),
         ("hra", {"rank": 3}, "rank is 3"),
         ("vera", {"start": 0.0}, "start is 0"),
-        ("randlora", {"seed": -1}, "seed is -1"),
-        ("fourierft", {"coefficients": 0}, "coefficients is 0"),
-        ("fact-tt", {"rank": 0}, "rank is 0"),
-        ("fact-tk", {"scale": -1.0}, "scale is -1.0"),
-        ("efft", {"rank": 0}, "rank is 0"),
-        ("arc", {"rank": 0}, "rank is 0"),
+        ("randlora", {"seed": -1}, "seed = -1 does not fit"),
+        ("fourierft", {"coefficients": 0}, "coefficients = 0 does not fit"),
+        ("fact-tt", {"rank": 0}, "rank = 0 does not fit"),
+        ("fact-tk", {"scale": -1.0}, "scale = -1.0 does not fit"),
+        ("efft", {"rank": 0}, "rank = 0 does not fit"),
+        ("arc", {"rank": 0}, "rank = 0 does not fit"),
         ("adalora", {"target": 13}, "target is 13"),
         ("adalora", {"warmup": 0.5, "settle": 0.5}, "warmup is 0.5 and settle 0.5"),
-        ("snell", {"sparsity": 1.0}, "sparsity is 1.0"),
+        ("snell", {"sparsity": 1.0}, "sparsity = 1.0 does not fit"),
     ],
 )
 def test_settings_out_of_range_are_refused(method, settings, message):
     with pytest.raises(UsageError, match=message) as caught:
-        resolve("methods", method)(**settings)
+        build(resolve("methods", method), settings)
     assert caught.value.hint

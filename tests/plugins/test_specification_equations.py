@@ -47,7 +47,7 @@ def test_partial_k_trains_the_last_blocks_and_the_norm_when_asked():
 def test_partial_k_refuses_more_blocks_than_there_are():
     with pytest.raises(NotApplicable, match="train 4 blocks, and VisionTransformer has 3"):
         attached("partial-k", k=4)
-    with pytest.raises(UsageError, match="k is 0"):
+    with pytest.raises(UsageError, match="k = 0 does not fit"):
         attached("partial-k", k=0)
 
 

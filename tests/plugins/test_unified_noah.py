@@ -19,6 +19,7 @@ from mtpeft import load
 from mtpeft.api import Context, MtpeftError, NotApplicable, UsageError
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
+from mtpeft.settings import build
 from mtpeft.testing import zoo
 from mtpeft_plugins.unified._subnets import Space, Subnet, evolve
 from mtpeft_plugins.unified.noah import assign
@@ -336,14 +337,14 @@ def test_it_refuses_what_leaves_no_choice():
     [
         ({"sizes": []}, "sizes is"),
         ({"sizes": [0, 5]}, "sizes is"),
-        ({"budget": 0}, "budget is 0"),
-        ({"supernet": 1.5}, "supernet is 1.5"),
-        ({"generations": -1}, "generations is -1"),
+        ({"budget": 0}, "budget = 0 does not fit"),
+        ({"supernet": 1.5}, "supernet = 1.5 does not fit"),
+        ({"generations": -1}, "generations = -1 does not fit"),
         ({"population": 1}, "population is 1"),
-        ({"parents": 0}, "parents is 0"),
-        ({"samples": 0}, "samples is 0"),
+        ({"parents": 0}, "parents = 0 does not fit"),
+        ({"samples": 0}, "samples = 0 does not fit"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
-        resolve("methods", "noah")(**settings)
+        build(resolve("methods", "noah"), settings)

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from importlib import import_module
 from itertools import islice
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from mtpeft.errors import UsageError
 from mtpeft.schedule import Batch, Begin, End, Evaluate, Schedule, TaskSize, Update, builtin
 from mtpeft.schedule.base import divide
-from mtpeft.schedule.interleaved import SAMPLERS, Interleaved
+from mtpeft.schedule.interleaved import Interleaved, Sampler
 from mtpeft.schedule.joint import Joint
 from mtpeft.schedule.sequential import Sequential
+from mtpeft.settings import build
 
 TASKS = {"cls": TaskSize(100, 8), "det": TaskSize(30, 4), "seg": TaskSize(50, 6)}
 
@@ -31,7 +33,7 @@ common = {"steps": st.integers(1, 12), "accumulate": st.integers(1, 4), "eval_ev
 schedules = st.one_of(
     st.builds(Joint, **common),
     st.builds(Sequential, **common),
-    st.builds(Interleaved, sampler=st.sampled_from(SAMPLERS), **common),
+    st.builds(Interleaved, sampler=st.sampled_from(get_args(Sampler)), **common),
 )
 
 
@@ -168,17 +170,17 @@ def test_divided_quotas_add_up(quota: dict, parts: int) -> None:
     ("settings", "message", "hint"),
     [
         ({"steps": 3, "epochs": 1}, "steps = 3 and epochs = 1 exclude each other", "one of them"),
-        ({"steps": 0}, "steps = 0 is not at least 1", "one update"),
-        ({"epochs": -2}, "epochs = -2 is not at least 1", "one update"),
-        ({"accumulate": 0}, "accumulate = 0 is not at least 1", "one update"),
-        ({"eval_every": -1}, "eval_every = -1 is negative", "0 evaluates"),
+        ({"steps": 0}, "schedule.steps = 0 does not fit", "a whole number of at least 1"),
+        ({"epochs": -2}, "schedule.epochs = -2 does not fit", "a whole number of at least 1"),
+        ({"accumulate": 0}, "schedule.accumulate = 0 does not fit", "the default is 1"),
+        ({"eval_every": -1}, "schedule.eval_every = -1 does not fit", "a whole number of at least 0"),
         ({"stages": [["cls"]], "order": ["cls"]}, "stages and order exclude each other", "in order"),
         ({"stages": [["cls"], []]}, "stage 1 of stages names no task", "leave the stage out"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict, message: str, hint: str) -> None:
     with pytest.raises(UsageError) as error:
-        Joint(**settings)
+        build(Joint, settings, "schedule")
     assert message in error.value.message
     assert hint in error.value.hint
 

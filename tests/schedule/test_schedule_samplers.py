@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from mtpeft.errors import UsageError
 from mtpeft.schedule import Batch, TaskSize
-from mtpeft.schedule.interleaved import SAMPLERS, Interleaved
+from mtpeft.schedule.interleaved import Interleaved, Sampler
+from mtpeft.settings import build
 
 COUNTS = [50_000, 5_000, 1_000]
 
@@ -32,7 +34,7 @@ def test_published_shares(settings: dict, progress: float, shares: list[float]) 
     assert Interleaved(**settings).shares(COUNTS, progress) == pytest.approx(shares, abs=0.0051)
 
 
-@given(st.sampled_from(SAMPLERS), st.lists(st.integers(1, 10**7), min_size=1, max_size=9), st.floats(0, 1))
+@given(st.sampled_from(get_args(Sampler)), st.lists(st.integers(1, 10**7), min_size=1, max_size=9), st.floats(0, 1))
 def test_shares_are_a_distribution_that_never_starves_a_task(sampler: str, counts: list[int], progress: float) -> None:
     shares = Interleaved(sampler=sampler).shares(counts, progress)
     assert sum(shares) == pytest.approx(1)
@@ -89,15 +91,15 @@ def test_seeds_and_stages_draw_differently() -> None:
 @pytest.mark.parametrize(
     ("settings", "message", "hint"),
     [
-        ({"sampler": "proportionel"}, '"proportionel" is not a sampler', 'did you mean "proportional"?'),
+        ({"sampler": "proportionel"}, 'schedule.sampler = "proportionel" does not fit', 'did you mean "proportional"?'),
         ({"temperature": 2.0}, 'temperature = 2.0 has no effect with sampler = "proportional"', '"temperature"'),
         ({"sampler": "uniform", "cap": 9}, "cap = 9 has no effect", 'sampler = "capped"'),
-        ({"sampler": "temperature", "temperature": 0.0}, "temperature = 0.0 is not positive", "default"),
-        ({"sampler": "capped", "cap": 0}, "cap = 0 is not positive", "default"),
+        ({"sampler": "temperature", "temperature": 0.0}, "schedule.temperature = 0.0 does not fit", "a number above 0"),
+        ({"sampler": "capped", "cap": 0}, "schedule.cap = 0 does not fit", "a whole number of at least 1"),
     ],
 )
 def test_sampler_settings_that_cannot_be_are_refused(settings: dict, message: str, hint: str) -> None:
     with pytest.raises(UsageError) as error:
-        Interleaved(**settings)
+        build(Interleaved, settings, "schedule")
     assert message in error.value.message
     assert hint in error.value.hint

@@ -187,19 +187,19 @@ def test_a_cell_of_the_mask_transformer_has_its_parts_in_their_places():
 @pytest.mark.parametrize(
     ("config", "message", "hint"),
     [
-        ({"name": "mask-transformer", "width": 48}, 'head "mask-transformer" cannot have width = 48', "multiple of 32"),
-        ({"name": "mask-transformer", "layers": 0}, 'head "mask-transformer" cannot have layers = 0', "default is 2"),
-        ({"name": "setr-pup", "steps": -1}, 'head "setr-pup" cannot have steps = -1', "greater than or equal to 0"),
-        ({"name": "upernet", "width": "64"}, "head \"upernet\" cannot have width = '64'", "valid integer"),
+        ({"name": "mask-transformer", "width": 48}, "head.width = 48 does not fit", "multiple of 32"),
+        ({"name": "mask-transformer", "layers": 0}, "head.layers = 0 does not fit", "default is 2"),
+        ({"name": "setr-pup", "steps": -1}, "head.steps = -1 does not fit", "at least 0"),
+        ({"name": "upernet", "width": "64"}, 'head.width = "64" does not fit', "a whole number"),
         ({"name": "upernet", "widht": 64}, 'head "upernet" has no setting "widht"', 'did you mean "width"?'),
-        ({"dropout": 1.0}, 'head "linear" cannot have dropout = 1.0', "less than 1"),
+        ({"dropout": 1.0}, "head.dropout = 1.0 does not fit", "below 1"),
         ({"name": "setr"}, 'unknown head "setr"', 'did you mean "setr-pup"?'),
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_a_hint(config, message, hint):
     with pytest.raises(UsageError) as caught:
         Segmentation(head_config=config).head(VIT, NAMES)
-    assert caught.value.message == message
+    assert caught.value.message.startswith(message)
     assert hint in caught.value.hint
 
 

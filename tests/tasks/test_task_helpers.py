@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 import mtpeft_tasks
-from mtpeft.api import DataError
+from mtpeft.api import DataError, UsageError
+from mtpeft.plugins import registry, resolve
+from mtpeft.settings import build
 from mtpeft_tasks import drawing
 from mtpeft_tasks.names import grown, known_positions, positions, unseen
 
@@ -28,6 +30,13 @@ def test_registration_imports_no_torch():
 def test_registered_names_exist(reference):
     module, _, name = reference.partition(":")
     assert callable(getattr(import_module(module), name))
+
+
+@pytest.mark.parametrize("name", registry("tasks"))
+@pytest.mark.parametrize(("setting", "value"), [("batch_size", 0), ("samples", -1), ("loss_weight", -0.5)])
+def test_numbers_out_of_range_are_refused(name, setting, value):
+    with pytest.raises(UsageError, match=f"tasks.a.{setting} = {value} does not fit"):
+        build(resolve("tasks", name), {setting: value}, "tasks.a")
 
 
 def test_positions():

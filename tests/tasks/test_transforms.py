@@ -196,7 +196,7 @@ def test_augmentation_in_numbers():
     ("table", "message", "hint"),
     [
         ({"areas": [0.5, 1.0]}, "no setting tasks.a.augment.areas", 'did you mean "area"'),
-        ({"area": [0.0, 1.0]}, "tasks.a.augment.area", "[a number, a number]"),
+        ({"area": [0.0, 1.0]}, "tasks.a.augment.area", "a number from 0 to 1]"),
         ({"area": [0.9, 0.5]}, r"\[0.9, 0.5\] is no range", "the smaller fraction first"),
         ({"aspect": 0.5}, "tasks.a.augment.aspect = 0.5", "the default is 1.1"),
         ("heavy", 'tasks.a.augment = "heavy"', "a table of area, aspect, colour, visible"),

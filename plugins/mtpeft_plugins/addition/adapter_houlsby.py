@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Method, OutputPart, Site
+from mtpeft.api import Count, Fraction, Method, OutputPart, Site
 from mtpeft_plugins.addition._bottleneck import Activation
 from mtpeft_plugins.addition.adapter_pfeiffer import Sequential
 
@@ -21,13 +21,9 @@ class AdapterHoulsby(Method):
     families = "all; behind whole blocks where there are neither attentions nor MLPs"
 
     at: str = "attn mlp | block"
-    hidden: int = 8
+    hidden: Count = 8
     activation: Activation = "gelu"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+    dropout: Fraction = 0.0
 
     def part(self, site: Site) -> OutputPart:
         return Sequential(site.width, self.hidden, self.activation, self.dropout)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mtpeft.api import Method, OutputPart, Site
+from mtpeft.api import Count, Fraction, Method, OutputPart, Site
 from mtpeft_plugins.addition._bottleneck import Activation, Bottleneck
 
 
@@ -33,13 +33,9 @@ class AdapterPfeiffer(Method):
     families = "all; behind whole blocks where there are no MLPs"
 
     at: str = "mlp | block"
-    hidden: int = 8
+    hidden: Count = 8
     activation: Activation = "gelu"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+    dropout: Fraction = 0.0
 
     def part(self, site: Site) -> OutputPart:
         return Sequential(site.width, self.hidden, self.activation, self.dropout)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, OutputPart, Site
+from mtpeft.api import Count, Method, OutputPart, Site
 from mtpeft_plugins.addition._bottleneck import Bottleneck
 
 
@@ -38,10 +38,7 @@ class AdapterPlus(Method):
     families = "all"
 
     at: str = "block"
-    hidden: int = 8
-
-    def __post_init__(self) -> None:
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
+    hidden: Count = 8
 
     def part(self, site: Site) -> OutputPart:
         return Scaled(site.width, self.hidden)

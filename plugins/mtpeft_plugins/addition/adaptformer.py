@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Method, OutputPart, Site
+from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site
 
 
 class ParallelBottleneck(OutputPart):
@@ -40,14 +40,10 @@ class Adaptformer(Method):
     families = "backbones with MLP blocks"
 
     at: str = "mlp"
-    hidden: int = 64
-    scale: float = 0.1
-    dropout: float = 0.1
+    hidden: Count = 64
+    scale: Positive = 0.1
+    dropout: Fraction = 0.1
     ln_in: bool = False
-
-    def __post_init__(self) -> None:
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
 
     def part(self, site: Site) -> OutputPart:
         return ParallelBottleneck(site.width, self.hidden, self.scale, self.dropout, self.ln_in)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Method, OutputPart, Site
+from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site
 
 QUARTILE = NormalDist().inv_cdf(0.75)
 
@@ -64,13 +64,9 @@ class BiAdapter(Method):
     families = "backbones with MLP blocks"
 
     at: str = "mlp"
-    hidden: int = 32
-    scale: float = 1.0
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+    hidden: Count = 32
+    scale: Positive = 1.0
+    dropout: Fraction = 0.1
 
     def part(self, site: Site) -> OutputPart:
         return OneBitAdapter(site.width, self.hidden, self.scale, self.dropout)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Method, NotApplicable, OutputPart, Site, zeros
+from mtpeft.api import Count, Method, NotApplicable, OutputPart, Site, zeros
 
 
 class Rule(nn.Module):
@@ -65,15 +65,12 @@ class Compacter(Method):
     families = "all whose widths the number of terms divides"
 
     at: str = "attn mlp | block"
-    hidden: int = 24
-    terms: int = 4
-    rank: int = 1
+    hidden: Count = 24
+    terms: Count = 4
+    rank: Count = 1
 
     def __post_init__(self) -> None:
-        self.check(
-            self.terms >= 1 and self.rank >= 1, f"terms is {self.terms}, rank {self.rank}", "both are at least 1"
-        )
-        fits = self.hidden >= 1 and self.hidden % max(self.terms, 1) == 0
+        fits = self.hidden % max(self.terms, 1) == 0
         self.check(fits, f"hidden is {self.hidden}", f"the bottleneck is a multiple of the {self.terms} terms")
 
     def common(self, sites: Sequence[Site]) -> nn.Module:

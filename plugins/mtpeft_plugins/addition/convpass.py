@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Method, NotApplicable, OutputPart, Site
+from mtpeft.api import Count, Fraction, Method, NotApplicable, OutputPart, Positive, Site
 from mtpeft_plugins.addition._grid import over_grid, refuse_reordered, window_of
 
 
@@ -49,13 +49,9 @@ class Convpass(Method):
     families = "backbones with attentions or MLPs whose tokens lie row by row"
 
     at: str = "attn mlp"
-    hidden: int = 8
-    scale: float = 1.0
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+    hidden: Count = 8
+    scale: Positive = 1.0
+    dropout: Fraction = 0.1
 
     def part(self, site: Site) -> OutputPart:
         refuse_reordered(site)

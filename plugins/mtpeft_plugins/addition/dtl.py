@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Method, NotApplicable, OutputPart, Site, zeros
+from mtpeft.api import Count, Method, NotApplicable, OutputPart, Site, Whole, zeros
 
 
 class SideStream(OutputPart):
@@ -54,13 +54,9 @@ class Dtl(Method):
     families = "ViT-like backbones: one sequence of tokens through all blocks"
 
     at: str = "block"
-    rank: int = 2
+    rank: Count = 2
     beta: float = 100.0
-    start: int | None = None
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
-        self.check(self.start is None or self.start >= 0, f"start is {self.start}", "blocks count from 0")
+    start: Whole | None = None
 
     def part(self, site: Site) -> OutputPart:
         return self.stream_part(SideStream, site)

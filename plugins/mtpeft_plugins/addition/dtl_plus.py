@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import OutputPart, Site
+from mtpeft.api import Count, OutputPart, Site
 from mtpeft_plugins.addition._grid import over_grid
 from mtpeft_plugins.addition.dtl import Dtl, SideStream
 
@@ -35,11 +35,7 @@ class ConvolvedStream(SideStream):
 class DtlPlus(Dtl):
     """DTL with a shared depthwise convolution on the side stream."""
 
-    kernel: int = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(self.kernel >= 1, f"kernel is {self.kernel}", "a convolution is at least 1 wide")
+    kernel: Count = 3
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         width = sites[0].width

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import SHARED, Context, KeyValuePart, Method, NotApplicable, Part, Site
+from mtpeft.api import SHARED, Context, Count, Fraction, KeyValuePart, Method, NotApplicable, Part, Site
 from mtpeft_plugins.addition.vpt_shallow import Prompt
 
 
@@ -79,20 +79,12 @@ class E2vpt(Method):
     families = "ViT-like backbones whose attention is global, calls its projections and mixes no positions"
 
     at: str = "tokens attn"
-    tokens: int = 5
-    key_values: int = 5
-    prune: float = 0.0
-    prune_segments: float = 0.0
-    segments: int = 8
-    prune_at: float = 0.5
-
-    def __post_init__(self) -> None:
-        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one prompt token")
-        self.check(self.key_values >= 1, f"key_values is {self.key_values}", "give at least one key-value prompt")
-        self.check(self.segments >= 1, f"segments is {self.segments}", "a token has at least one segment")
-        for name in ("prune", "prune_segments", "prune_at"):
-            value = getattr(self, name)
-            self.check(0 <= value < 1, f"{name} is {value}", "a share is at least 0 and below 1")
+    tokens: Count = 5
+    key_values: Count = 5
+    prune: Fraction = 0.0
+    prune_segments: Fraction = 0.0
+    segments: Count = 8
+    prune_at: Fraction = 0.5
 
     def part(self, site: Site) -> Part:
         if "tokens" not in site.tags:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Method, OutputPart, Site, zeros
+from mtpeft.api import Count, Method, OutputPart, Site, zeros
 
 
 class Branches(OutputPart):
@@ -51,13 +51,9 @@ class Lorand(Method):
     families = "all; behind whole blocks where there are neither attentions nor MLPs"
 
     at: str = "attn mlp | block"
-    branches: int = 2
-    kernel: int = 8
-    hidden: int | None = None
-
-    def __post_init__(self) -> None:
-        self.check(self.branches >= 1 and self.kernel >= 1, "branches and kernel are at least 1", "try 2 and 8")
-        self.check(self.hidden is None or self.hidden >= 1, f"hidden is {self.hidden}", "it is at least 1")
+    branches: Count = 2
+    kernel: Count = 8
+    hidden: Count | None = None
 
     def part(self, site: Site) -> OutputPart:
         return Branches(site.width, self.hidden or max(site.width // 2, 1), self.branches, self.kernel)

@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mtpeft.api import Features, Method, NotApplicable, SidePart, Site, zeros
+from mtpeft.api import Count, Features, Method, NotApplicable, SidePart, Site, zeros
 
 
 class Ladder(SidePart):
@@ -63,10 +63,7 @@ class Lst(Method):
     families = "ViT-like backbones: one sequence of tokens through all blocks"
 
     at: str = "features"
-    reduction: int = 8
-
-    def __post_init__(self) -> None:
-        self.check(self.reduction >= 1, f"reduction is {self.reduction}", "the side network is 1 / reduction as wide")
+    reduction: Count = 8
 
     def part(self, site: Site) -> SidePart:
         if not site.model.tokens:

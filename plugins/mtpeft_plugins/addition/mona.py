@@ -1,9 +1,10 @@
 """Mona (CVPR 2025, arXiv 2408.08345): a multi-scale convolutional adapter behind attention and behind the MLP.
 
 On the stream ``x``: ``u = gamma LN(x) + gamma_x x``; ``q = down u``; ``q1 = q + (dw3 + dw5 + dw7)(q) / 3``; ``q2 =
-q1 + conv1x1(q1)``; ``x' = x + up(drop(GELU(q2)))``. ``gamma`` starts at 1e-6, ``gamma_x`` at one, all else as torch
-draws it, so it starts elsewhere than at the identity. Each token before the grid is a grid of its own (the paper
-has Swin, which has none).
+q1 + conv1x1(q1)``; ``x' = x + up(drop(GELU(q2)))``. ``gamma`` starts at 1e-6, ``gamma_x`` at one, ``up`` at zero. The
+released code leaves ``up`` as torch draws it; so many random maps between frozen blocks undo what these know (57
+updates on 300 photographs gave 36 % on validation, and 60 % from zero). Each token before the grid is a grid of its own
+(the paper has Swin, which has none).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import InputPart, Method, OutputPart, Part, Site, TokenLayout
+from mtpeft.api import Count, Fraction, InputPart, Method, OutputPart, Part, Site, TokenLayout
 from mtpeft_plugins.addition._grid import over_grid, refuse_reordered
 
 
@@ -29,6 +30,8 @@ class Adapter(nn.Module):
         sizes = (3, 5, 7)
         self.depthwise = nn.ModuleList(nn.Conv2d(hidden, hidden, k, padding=k // 2, groups=hidden) for k in sizes)
         self.mix = nn.Conv2d(hidden, hidden, 1)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
 
     def filter(self, q: Tensor) -> Tensor:
         """``(B, h, H, W)`` to the same."""
@@ -63,16 +66,11 @@ class Mona(Method):
     """Multi-scale convolutional adapters on the stream behind attention and behind the MLP."""
 
     paper = "Mona, CVPR 2025, arXiv 2408.08345"
-    identity_at_init = False
     families = "all whose tokens lie row by row; behind blocks alone where there is no attention"
 
     at: str = "middle block"
-    hidden: int = 64
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+    hidden: Count = 64
+    dropout: Fraction = 0.1
 
     def part(self, site: Site) -> Part:
         refuse_reordered(site)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, OutputPart, Site
+from mtpeft.api import Count, Method, OutputPart, Positive, Site
 
 
 class BesideProjection(OutputPart):
@@ -36,11 +36,8 @@ class Patt(Method):
     families = "backbones with attentions that call their key and value projections"
 
     at: str = "attn.k attn.v"
-    hidden: int = 64
-    scale: float = 0.2
-
-    def __post_init__(self) -> None:
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
+    hidden: Count = 64
+    scale: Positive = 0.2
 
     def part(self, site: Site) -> OutputPart:
         return BesideProjection(site, self.hidden, self.scale)

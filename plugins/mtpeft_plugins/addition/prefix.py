@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import KeyValuePart, Method, Site
+from mtpeft.api import Count, KeyValuePart, Method, Site
 
 
 class Prefixes(KeyValuePart):
@@ -36,10 +36,7 @@ class Prefix(Method):
     families = "ViT-like backbones whose attention is global, calls its projections and mixes no positions"
 
     at: str = "attn"
-    tokens: int = 10
-
-    def __post_init__(self) -> None:
-        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one prefix token")
+    tokens: Count = 10
 
     def part(self, site: Site) -> KeyValuePart:
         return Prefixes(site.width, self.tokens)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import InputPart, Method, NotApplicable, Part, Site, WeightPart, zeros
+from mtpeft.api import Count, Fraction, InputPart, Method, NotApplicable, Part, Positive, Site, WeightPart, zeros
 
 
 class Adapter(nn.Module):
@@ -75,16 +75,14 @@ class Repadapter(Method):
     families = "all; before the convolutions of blocks where there are no linear layers"
 
     at: str = "attn.qkv attn.q attn.kv attn.k attn.v mlp.fc1 | conv"
-    hidden: int = 8
-    groups: int = 2
-    scale: float = 1.0
-    dropout: float = 0.0
+    hidden: Count = 8
+    groups: Count = 2
+    scale: Positive = 1.0
+    dropout: Fraction = 0.0
 
     def __post_init__(self) -> None:
-        self.check(self.groups >= 1, f"groups is {self.groups}", "there is at least one group")
-        fits = self.hidden >= 1 and self.hidden % max(self.groups, 1) == 0
+        fits = self.hidden % max(self.groups, 1) == 0
         self.check(fits, f"hidden is {self.hidden}", f"the bottleneck is a multiple of the {self.groups} groups")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
 
     def part(self, site: Site) -> Part | None:
         if "slice" in site.tags or site.block is None:

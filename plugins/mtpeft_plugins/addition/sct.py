@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtpeft.api import Context, InputPart, Method, Site, zeros
+from mtpeft.api import Context, Count, InputPart, Method, Positive, Site, zeros
 
 
 class ChosenChannels(InputPart):
@@ -59,11 +59,8 @@ class Sct(Method):
     families = "backbones whose blocks have an attention and an MLP"
 
     at: str = "middle"
-    channels: int = 96
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check(self.channels >= 1, f"channels is {self.channels}", "give at least one channel")
+    channels: Count = 96
+    scale: Positive = 1.0
 
     def part(self, site: Site) -> InputPart:
         return ChosenChannels(site.width, min(self.channels, site.width), self.scale)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import InputPart, Method, NotApplicable, Site
+from mtpeft.api import Count, InputPart, Method, NotApplicable, Site
 
 
 class Border(InputPart):
@@ -53,10 +53,7 @@ class Vp(Method):
     learning_rate = 1e-2
 
     at: str = "conv"
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        self.check(self.width is None or self.width >= 1, f"width is {self.width}", "a border is at least 1 pixel wide")
+    width: Count | None = None
 
     def part(self, site: Site) -> InputPart | None:
         if site.block is not None or site.in_features != 3:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Method, Site, TokenPart
+from mtpeft.api import Count, Method, Site, TokenPart
 from mtpeft_plugins.addition.vpt_shallow import Prompt
 
 
@@ -17,10 +17,7 @@ class VptDeep(Method):
     families = "ViT-like backbones without relative positions; with rotary ones prompts are not rotated"
 
     at: str = "tokens"
-    tokens: int = 10
-
-    def __post_init__(self) -> None:
-        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one prompt token")
+    tokens: Count = 10
 
     def part(self, site: Site) -> TokenPart:
         return Prompt(site, self.tokens, carry=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, TokenPart
+from mtpeft.api import Count, Method, Site, TokenPart
 
 
 class Prompt(TokenPart):
@@ -33,10 +33,7 @@ class VptShallow(Method):
     families = "ViT-like backbones without relative positions; with rotary ones prompts are not rotated"
 
     at: str = "blocks.0.tokens"
-    tokens: int = 50
-
-    def __post_init__(self) -> None:
-        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one prompt token")
+    tokens: Count = 50
 
     def part(self, site: Site) -> TokenPart:
         return Prompt(site, self.tokens, carry=True)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
-from mtpeft.api import SHARED, Features, FeaturesInfo, Method, NotApplicable, OutputPart, Part, SidePart, Site
+from mtpeft.api import SHARED, Count, Features, FeaturesInfo, Method, NotApplicable, OutputPart, Part, SidePart, Site
 
 
 class Queries(OutputPart):
@@ -82,15 +82,12 @@ class Vqt(Method):
     families = "plain ViTs (timm's own block) without rotary or relative positions"
 
     at: str = "attn.qkv features"
-    tokens: int = 10
+    tokens: Count = 10
 
     @property
     def identity_at_init(self) -> bool:
         """False: the head sees more than the backbone gives, though all of that is unchanged."""
         return False
-
-    def __post_init__(self) -> None:
-        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one query token")
 
     def common(self, sites: Sequence[Site]) -> None:
         if all("features" in site.tags for site in sites):

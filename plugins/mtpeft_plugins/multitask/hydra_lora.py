@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import LowRankPart, Method, PerTask, Site, zeros
+from mtpeft.api import Count, Fraction, LowRankPart, Method, PerTask, Positive, Site, zeros
 
 
 class Hydra(LowRankPart):
@@ -75,16 +75,11 @@ class HydraLora(Method):
     families = "transformers and ConvNeXt; by token only where the linear layers are called"
 
     at: str = "linear"
-    rank: int = 4
-    heads: int = 3
-    alpha: float = 32.0
+    rank: Count = 4
+    heads: Count = 3
+    alpha: Positive = 32.0
     route: Literal["token", "task", "both"] = "token"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
-        self.check(self.heads >= 1, f"heads is {self.heads}", "give at least one head")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+    dropout: Fraction = 0.0
 
     @property
     def mergeable(self) -> bool:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
+
+Seed = Annotated[int, Field(ge=0, lt=2**20, description="a whole number from 0 to 1048575")]
+"""Of fixed numbers."""
 
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 

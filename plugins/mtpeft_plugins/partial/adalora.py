@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, LowRankPart, Method, Site, zeros
+from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, Positive, Site, zeros
 
 
 class Triplets(LowRankPart):
@@ -47,22 +47,19 @@ class Adalora(Method):
     families = "all"
 
     at: str = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
-    rank: int = 12
-    target: int = 8
-    alpha: float | None = None
-    warmup: float = 0.1
-    settle: float = 0.5
-    interval: int = 10
-    smoothing: float = 0.85
+    rank: Count = 12
+    target: Count = 8
+    alpha: Positive | None = None
+    warmup: Fraction = 0.1
+    settle: Fraction = 0.5
+    interval: Count = 10
+    smoothing: Fraction = 0.85
     orthogonality: float = 0.5
 
     def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
-        self.check(1 <= self.target <= self.rank, f"target is {self.target}", "a target is from 1 to the rank")
-        shares = self.warmup >= 0 and self.settle >= 0 and self.warmup + self.settle < 1
+        self.check(self.target <= self.rank, f"target is {self.target}", "a target is at most the rank")
+        shares = self.warmup + self.settle < 1
         self.check(shares, f"warmup is {self.warmup} and settle {self.settle}", "together these shares are below 1")
-        self.check(self.interval >= 1, f"interval is {self.interval}", "give a number of updates")
-        self.check(0 <= self.smoothing < 1, f"smoothing is {self.smoothing}", "smoothing is at least 0 and below 1")
         self.importance: dict[str, Tensor] = {}
 
     def part(self, site: Site) -> LowRankPart:

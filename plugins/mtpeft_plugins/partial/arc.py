@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Keyed, Method, NotApplicable, Site, WeightPart, zeros
+from mtpeft.api import Count, Keyed, Method, NotApplicable, Site, WeightPart, zeros
 from mtpeft_plugins.partial.fact_tt import NO_MATRIX
 
 
@@ -63,10 +63,7 @@ class Arc(Method):
     families = "transformers and ConvNeXt; merges where timm has a bias to fold the shift into"
 
     at: str = "attn.q attn.k attn.v mlp.fc1 | conv"
-    rank: int = 50
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
+    rank: Count = 50
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         found = Keyed()

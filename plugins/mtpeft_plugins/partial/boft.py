@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart, zeros
+from mtpeft.api import Count, Method, Site, WeightPart, zeros
 from mtpeft_plugins.partial.oft import block_size, cayley_change, turn_blocks
 
 
@@ -61,11 +61,10 @@ class Boft(Method):
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     block: int = 8
-    factors: int = 2
+    factors: Count = 2
 
     def __post_init__(self) -> None:
         self.check(self.block >= 2, f"block is {self.block}", "a rotation needs at least 2 inputs")
-        self.check(self.factors >= 1, f"factors is {self.factors}", "give at least one butterfly factor")
 
     def part(self, site: Site) -> WeightPart | None:
         part = Butterfly(site, self.block, self.factors)

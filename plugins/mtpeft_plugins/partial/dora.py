@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart
+from mtpeft.api import Count, Method, Positive, Site, WeightPart
 from mtpeft_plugins.partial.lora import LowRank
 
 
@@ -42,11 +42,8 @@ class Dora(Method):
     families = "all"
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    rank: int = 8
-    alpha: float | None = None
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
+    rank: Count = 8
+    alpha: Positive | None = None
 
     def part(self, site: Site) -> WeightPart:
         return WeightDecomposed(site, self.rank, (self.alpha or self.rank) / self.rank)

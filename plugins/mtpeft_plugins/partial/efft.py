@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Keyed, LowRankPart, Method, NotApplicable, Site, zeros
+from mtpeft.api import Count, Keyed, LowRankPart, Method, NotApplicable, Positive, Site, zeros
 from mtpeft_plugins.partial.fact_tt import NO_MATRIX, SLICES
 
 
@@ -69,12 +69,8 @@ class Efft(Method):
     families = "transformers and ConvNeXt"
 
     at: str = SLICES
-    rank: int = 16
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
-        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
+    rank: Count = 16
+    scale: Positive = 1.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         frames = Keyed()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import LowRankPart, Method, Site
+from mtpeft.api import Count, LowRankPart, Method, Positive, Site
 from mtpeft_plugins.partial.fact_tt import SLICES, Ends, Slices, ends_by_width, slice_count
 
 
@@ -48,12 +48,8 @@ class FactTk(Method):
     families = "transformers and ConvNeXt"
 
     at: str = SLICES
-    rank: int = 32
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
-        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
+    rank: Count = 32
+    scale: Positive = 1.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         return ends_by_width(sites, TuckerEnds, self.rank)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Keyed, LowRankPart, Method, NotApplicable, Site, zeros
+from mtpeft.api import Count, Keyed, LowRankPart, Method, NotApplicable, Positive, Site, zeros
 
 SLICES = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
 """Every matrix of the blocks; where there is none, the convolutions, whose refusal says why."""
@@ -99,12 +99,8 @@ class FactTt(Method):
     families = "transformers and ConvNeXt"
 
     at: str = SLICES
-    rank: int = 16
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
-        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
+    rank: Count = 16
+    scale: Positive = 1.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         return ends_by_width(sites, Ends, self.rank)

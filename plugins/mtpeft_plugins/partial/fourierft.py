@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart
-from mtpeft_plugins.partial._fixed import fixed_uniform
+from mtpeft.api import Count, Method, Positive, Site, WeightPart
+from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
 
 
 class Places(nn.Module):
@@ -52,15 +52,10 @@ class Fourierft(Method):
     learning_rate = 5e-2
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    coefficients: int = 1000
-    scale: float = 150.0
+    coefficients: Count = 1000
+    scale: Positive = 150.0
     init: Literal["zero", "normal"] = "zero"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.check(self.coefficients >= 1, f"coefficients is {self.coefficients}", "give at least one")
-        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
-        self.check(0 <= self.seed < 2**20, f"seed is {self.seed}", "give a seed from 0 to 1048575")
+    seed: Seed = 0
 
     @property
     def identity_at_init(self) -> bool:

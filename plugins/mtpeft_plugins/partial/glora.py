@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart, zeros
+from mtpeft.api import Count, Method, Site, WeightPart, zeros
 
 Support = Literal["lora", "vector", "scalar", "none"]
 Prompt = Literal["lora", "vector", "none"]
@@ -92,7 +92,7 @@ class Glora(Method):
     families = "all; merges where timm has a bias to fold the shift into"
 
     at: str = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
-    rank: int = 4
+    rank: Count = 4
     weight_scale: Support = "lora"
     weight_shift: Support = "lora"
     prompt: Prompt = "lora"
@@ -100,7 +100,6 @@ class Glora(Method):
     bias_shift: Shift = "vector"
 
     def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
         chosen = (self.weight_scale, self.weight_shift, self.prompt, self.bias_scale, self.bias_shift)
         self.check(set(chosen) != {"none"}, "all five supports are none", "choose at least one support")
 

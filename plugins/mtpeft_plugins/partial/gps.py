@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Method, Site, WeightPart, zeros
+from mtpeft.api import Context, Count, Method, Site, WeightPart, zeros
 from mtpeft_plugins.partial._calibration import Calibrated, fresh, limited, summed_gradients
 
 
@@ -64,14 +64,8 @@ class Gps(Method):
     families = "all; merges where timm saves every bias"
 
     at: str = "linear patch_embed | conv"
-    k: int = 1
-    calibration_batches: int = 16
-
-    def __post_init__(self) -> None:
-        self.check(self.k >= 1, f"k is {self.k}", "train at least one weight of each neuron")
-        self.check(
-            self.calibration_batches >= 1, f"calibration_batches is {self.calibration_batches}", "look at one at least"
-        )
+    k: Count = 1
+    calibration_batches: Count = 16
 
     def part(self, site: Site) -> WeightPart:
         return SparseRows(site, self.k)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart, zeros
+from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
 
 
 class Branch(nn.Module):
@@ -56,12 +56,8 @@ class Hydra(Method):
     families = "all; merges where timm has a bias to fold the shift into"
 
     at: str = "attn.proj mlp.fc2 | conv"
-    rank: int = 2
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
-        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
+    rank: Count = 2
+    scale: Positive = 1.0
 
     def part(self, site: Site) -> WeightPart:
         return TwoBranches(site, self.rank, self.scale)

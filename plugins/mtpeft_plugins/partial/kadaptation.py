@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Keyed, Method, Site, WeightPart, zeros
+from mtpeft.api import Count, Keyed, Method, Positive, Site, WeightPart, zeros
 
 
 def terms(site: Site, most: int) -> int:
@@ -74,12 +74,8 @@ class Kadaptation(Method):
     families = "all; merges where timm has a bias to fold the shift into"
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    terms: int = 32
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check(self.terms >= 1, f"terms is {self.terms}", "give at least one Kronecker product")
-        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
+    terms: Count = 32
+    scale: Positive = 1.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         found = Keyed()

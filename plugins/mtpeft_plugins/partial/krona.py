@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart, zeros
+from mtpeft.api import Method, Positive, Site, WeightPart, zeros
 from mtpeft_plugins.partial.lokr import near_square
 
 
@@ -40,10 +40,7 @@ class Krona(Method):
     families = "all"
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
+    scale: Positive = 1.0
 
     def part(self, site: Site) -> WeightPart:
         return Kronecker(site, self.scale)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart, zeros
+from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
 
 
 class HadamardProduct(WeightPart):
@@ -39,11 +39,8 @@ class Loha(Method):
     families = "all"
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    rank: int = 8
-    alpha: float | None = None
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
+    rank: Count = 8
+    alpha: Positive | None = None
 
     def part(self, site: Site) -> WeightPart:
         scale = 1.0 if self.alpha is None else self.alpha / self.rank

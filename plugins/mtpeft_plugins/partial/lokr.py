@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart, zeros
+from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
 
 
 def near_square(number: int) -> tuple[int, int]:
@@ -59,12 +59,9 @@ class Lokr(Method):
     families = "all"
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    rank: int = 8
-    alpha: float | None = None
+    rank: Count = 8
+    alpha: Positive | None = None
     both: bool = False
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
 
     def part(self, site: Site) -> WeightPart:
         return KroneckerProduct(site, self.rank, self.both, 1.0 if self.alpha is None else self.alpha / self.rank)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Context, LowRankPart, Method, NotApplicable, Site, zeros
+from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, NotApplicable, Positive, Site, zeros
 from mtpeft_plugins.partial._calibration import Calibrated, Moments, evaluating, fresh, limited, watching
 from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, principal_directions, start
 
@@ -67,19 +67,12 @@ class Lora(Method):
     families = "all"
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    rank: int = 8
-    alpha: float | None = None
+    rank: Count = 8
+    alpha: Positive | None = None
     rslora: bool = False
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "kaiming"
-    calibration_batches: int = 16
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
-        self.check(
-            self.calibration_batches >= 1, f"calibration_batches is {self.calibration_batches}", "give at least 1"
-        )
+    calibration_batches: Count = 16
 
     @property
     def scale(self) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtpeft.api import LowRankPart, Method, Site, zeros
+from mtpeft.api import Count, LowRankPart, Method, Positive, Site, zeros
 from mtpeft_plugins.partial._initialisation import fill_random
 
 
@@ -39,11 +39,8 @@ class LoraFa(Method):
     families = "all"
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    rank: int = 8
-    alpha: float | None = None
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
+    rank: Count = 8
+    alpha: Positive | None = None
 
     def part(self, site: Site) -> LowRankPart:
         return FrozenDown(site, self.rank, (self.rank if self.alpha is None else self.alpha) / self.rank)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart, zeros
-from mtpeft_plugins.partial._fixed import fixed_uniform
+from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
+from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
 
 
 class Bases(nn.Module):
@@ -62,13 +62,9 @@ class Randlora(Method):
     learning_rate = 1e-4
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    rank: int = 32
-    alpha: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
-        self.check(0 <= self.seed < 2**20, f"seed is {self.seed}", "give a seed from 0 to 1048575")
+    rank: Count = 32
+    alpha: Positive | None = None
+    seed: Seed = 0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         return Bases(sites, self.rank, self.seed)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart
+from mtpeft.api import Fraction, Method, Positive, Site, WeightPart
 
 
 class SparseKernel(WeightPart):
@@ -53,13 +53,11 @@ class Snell(Method):
 
     at: str = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
     rank: int = 8
-    sparsity: float = 0.9
-    scale: float = 0.1
+    sparsity: Fraction = 0.9
+    scale: Positive = 0.1
 
     def __post_init__(self) -> None:
         self.check(self.rank >= 2 and self.rank % 2 == 0, f"rank is {self.rank}", "give an even rank of at least 2")
-        self.check(0 <= self.sparsity < 1, f"sparsity is {self.sparsity}", "sparsity is at least 0 and below 1")
-        self.check(self.scale > 0, f"scale is {self.scale}", "a scale is above 0")
 
     def part(self, site: Site) -> WeightPart:
         return SparseKernel(site, self.rank, self.sparsity, self.scale)

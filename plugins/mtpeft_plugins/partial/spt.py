@@ -19,7 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Context, LowRankPart, Method, NotApplicable, OutputPart, Part, Site, WeightPart, zeros
+from mtpeft.api import (
+    Context,
+    Count,
+    LowRankPart,
+    Method,
+    NotApplicable,
+    OutputPart,
+    Part,
+    Positive,
+    Site,
+    WeightPart,
+    zeros,
+)
 from mtpeft_plugins.partial._calibration import Calibrated, fresh, limited, summed_gradients
 from mtpeft_plugins.partial._initialisation import fill_random
 
@@ -166,18 +178,10 @@ class Spt(Method):
 
     at: str = "linear *.weight"
     form: Literal["lora", "adapter"] = "lora"
-    budget: int = 400_000
-    hidden: int = 8
-    threshold: float = 0.1
-    calibration_batches: int = 16
-
-    def __post_init__(self) -> None:
-        self.check(self.budget >= 1, f"budget is {self.budget}", "a budget is a number of trained parameters")
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "LoRA's rank or the adapter's width is at least 1")
-        self.check(self.threshold > 0, f"threshold is {self.threshold}", "it is a factor on the size of a module")
-        self.check(
-            self.calibration_batches >= 1, f"calibration_batches is {self.calibration_batches}", "look at one at least"
-        )
+    budget: Count = 400_000
+    hidden: Count = 8
+    threshold: Positive = 0.1
+    calibration_batches: Count = 16
 
     @property
     def mergeable(self) -> bool:

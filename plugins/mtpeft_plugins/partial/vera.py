@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import LowRankPart, Method, Site, zeros
-from mtpeft_plugins.partial._fixed import fixed_uniform
+from mtpeft.api import Count, LowRankPart, Method, Site, zeros
+from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
 
 
 class Projections(nn.Module):
@@ -55,14 +55,12 @@ class Vera(Method):
     learning_rate = 4e-3
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
-    rank: int = 256
+    rank: Count = 256
     start: float = 0.1
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        self.check(self.rank >= 1, f"rank is {self.rank}", "a rank is at least 1")
         self.check(self.start != 0, "start is 0", "at 0 nothing would ever train")
-        self.check(0 <= self.seed < 2**20, f"seed is {self.seed}", "give a seed from 0 to 1048575")
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         return Projections(sites, self.rank, self.seed)

@@ -17,7 +17,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Features, Method, NotApplicable, Part, Segment, SidePart, Site, TokenPart
+from mtpeft.api import (
+    Context,
+    Features,
+    Method,
+    NonNegative,
+    NotApplicable,
+    Part,
+    Positive,
+    Segment,
+    SidePart,
+    Site,
+    TokenPart,
+)
 
 
 class Relay(TokenPart):
@@ -87,12 +99,8 @@ class Gist(Method):
     families = "ViT-like backbones without relative positions, with heads that classify images"
 
     at: str = "tokens features"
-    weight: float = 0.5
-    temperature: float = 3.0
-
-    def __post_init__(self) -> None:
-        self.check(self.weight >= 0, f"weight is {self.weight}", "the divergence's weight is at least 0")
-        self.check(self.temperature > 0, f"temperature is {self.temperature}", "logits are divided by it")
+    weight: NonNegative = 0.5
+    temperature: Positive = 3.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         if not any("tokens" in site.tags for site in sites):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mtpeft.api import Method, NotApplicable, Part, Site
+from mtpeft.api import Count, Fraction, Method, NotApplicable, Part, Positive, Site
 from mtpeft_plugins.addition.adaptformer import ParallelBottleneck
 from mtpeft_plugins.addition.prefix import Prefixes
 
@@ -24,15 +24,10 @@ class Mam(Method):
     families = "ViT-like backbones whose attention is global, calls its projections and mixes no positions"
 
     at: str = "attn mlp"
-    tokens: int = 30
-    hidden: int = 64
-    scale: float = 4.0
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one prefix token")
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
-        self.check(0 <= self.dropout < 1, f"dropout is {self.dropout}", "dropout is at least 0 and below 1")
+    tokens: Count = 30
+    hidden: Count = 64
+    scale: Positive = 4.0
+    dropout: Fraction = 0.0
 
     def common(self, sites: Sequence[Site]) -> None:
         tags = {tag for site in sites for tag in site.tags}

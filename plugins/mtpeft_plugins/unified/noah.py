@@ -32,7 +32,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Context, LowRankPart, Method, NotApplicable, OutputPart, Part, Site, TokenPart, zeros
+from mtpeft.api import (
+    Context,
+    Count,
+    LowRankPart,
+    Method,
+    NotApplicable,
+    OutputPart,
+    Part,
+    Share,
+    Site,
+    TokenPart,
+    Whole,
+    zeros,
+)
 from mtpeft_plugins.addition.vpt_shallow import Prompt
 from mtpeft_plugins.partial._calibration import Calibrated, fresh
 from mtpeft_plugins.partial._initialisation import fill_random
@@ -156,21 +169,16 @@ class Noah(Method):
 
     at: str = "tokens attn.q attn.v mlp"
     sizes: list[int] = field(default_factory=lambda: [1, 5, 10])
-    budget: int = 430_000
-    supernet: float = 0.5
-    generations: int = 6
+    budget: Count = 430_000
+    supernet: Share = 0.5
+    generations: Whole = 6
     population: int = 20
-    parents: int = 6
-    samples: int = 100
+    parents: Count = 6
+    samples: Count = 100
 
     def __post_init__(self) -> None:
         self.check(bool(self.sizes) and min(self.sizes) >= 1, f"sizes is {self.sizes}", "give sizes of at least 1")
-        self.check(self.budget >= 1, f"budget is {self.budget}", "a budget is a number of trained parameters")
-        self.check(0 <= self.supernet <= 1, f"supernet is {self.supernet}", "it is a share of the updates, 0 to 1")
-        self.check(self.generations >= 0, f"generations is {self.generations}", "give a number of rounds")
         self.check(self.population >= 2, f"population is {self.population}", "a generation has at least two subnets")
-        self.check(self.parents >= 1, f"parents is {self.parents}", "keep at least one subnet")
-        self.check(self.samples >= 1, f"samples is {self.samples}", "score on at least one sample")
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         space, family = Space(sites, self.sizes), sites[0].model.family

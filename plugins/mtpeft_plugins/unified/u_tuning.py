@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, NotApplicable, OutputPart, Site, zeros
+from mtpeft.api import Count, Method, NotApplicable, OutputPart, Positive, Site, zeros
 from mtpeft_plugins.addition.adaptformer import ParallelBottleneck
 
 
@@ -63,13 +63,9 @@ class UTuning(Method):
 
     at: str = "attn mlp"
     tuner: Literal["adapter", "prefix", "prompt"] = "adapter"
-    hidden: int = 16
-    tokens: int = 10
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check(self.hidden >= 1, f"hidden is {self.hidden}", "a bottleneck is at least 1 wide")
-        self.check(self.tokens >= 1, f"tokens is {self.tokens}", "give at least one token")
+    hidden: Count = 16
+    tokens: Count = 10
+    scale: Positive = 1.0
 
     def part(self, site: Site) -> OutputPart:
         if not site.keeps_shape:

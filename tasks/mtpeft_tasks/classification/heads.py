@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtpeft.api import Features, FeaturesInfo, Head
-from mtpeft_tasks.names import Fraction, grown, unseen
+from mtpeft.api import Features, FeaturesInfo, Fraction, Head, Positive
+from mtpeft_tasks.names import grown, unseen
 
 _STD = 0.01  # small, not zero: a zero head would hold back every gradient of the parts for a step
 
@@ -57,7 +55,7 @@ class Cosine(Head):
         info: FeaturesInfo,
         classes: Sequence[str],
         *,
-        scale: Annotated[float, Field(gt=0)] = 16.0,
+        scale: Positive = 16.0,
         learn_scale: bool = True,
     ) -> None:
         super().__init__()

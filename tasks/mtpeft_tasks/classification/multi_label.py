@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import FeaturesInfo, Head, Metric, Sample
+from mtpeft.api import FeaturesInfo, Head, Metric, Sample, Share
 from mtpeft_tasks.classification.heads import HEADS
 from mtpeft_tasks.classification.metric import MeanAveragePrecision
 from mtpeft_tasks.digits import Kind
@@ -36,7 +36,7 @@ class MultiLabel(ImageTask):
     digits: ClassVar[Kind] = "det"
     gives: ClassVar[str] = "labels"
 
-    threshold: float = 0.5
+    threshold: Share = 0.5
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
         return make_head(HEADS, self.head_config, info, classes)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import FeaturesInfo, Head, Metric, Sample
+from mtpeft.api import FeaturesInfo, Fraction, Head, Metric, Sample
 from mtpeft_tasks.classification.heads import HEADS
 from mtpeft_tasks.classification.metric import Accuracy
 from mtpeft_tasks.digits import Kind
@@ -33,7 +33,7 @@ class Classification(ImageTask):
     gives: ClassVar[str] = "label"
     classifies: ClassVar[bool] = True
 
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
         return make_head(HEADS, self.head_config, info, classes)

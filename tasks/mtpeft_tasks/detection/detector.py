@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtpeft.api import FeaturePyramid, Features, FeaturesInfo, Head, UsageError
+from mtpeft.api import FeaturePyramid, Features, FeaturesInfo, Head
 from mtpeft_tasks.detection.anchors import CellAnchors
 from mtpeft_tasks.names import known_positions, unseen
 
@@ -50,13 +50,11 @@ class Detector(Head):
         anchors: on the levels of the pyramid.
 
     Raises:
-        UsageError: for a width that GroupNorm cannot divide, or strides that cannot be made.
+        UsageError: for strides that cannot be made.
     """
 
     def __init__(self, info: FeaturesInfo, classes: Sequence[str], width: int, anchors: CellAnchors) -> None:
         super().__init__()
-        if width < 32 or width % 32:
-            raise UsageError(f"The head's width is {width}, which is no multiple of 32.", hint="try 64 or 128")
         self.classes = tuple(classes)
         self.image_size, self.finest = info.image_size, min(info.strides)
         self.anchors, self.pyramid = anchors, FeaturePyramid(info, width, anchors.strides)

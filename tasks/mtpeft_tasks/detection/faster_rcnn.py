@@ -14,10 +14,10 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import box_area, roi_align
 
-from mtpeft.api import Features, FeaturesInfo
+from mtpeft.api import Count, Features, FeaturesInfo, Fraction, Whole
 from mtpeft_tasks.detection.anchors import anchors_for
 from mtpeft_tasks.detection.detector import Detector, Outputs
-from mtpeft_tasks.names import Fraction, Natural, Positive, grown
+from mtpeft_tasks.names import Width, grown
 
 _ANCHORS_SEEN, _ANCHOR_SHARE, _REGION_SHARE = 64, 0.5, 0.25
 _BETA = 1 / 9  # torchvision's, of its smooth L1 losses
@@ -52,14 +52,14 @@ class FasterRCNNDetector(Detector):
         info: FeaturesInfo,
         classes: Sequence[str],
         *,
-        width: Positive = 64,
-        strides: tuple[Positive, ...] = (),
-        scales: Natural = 0,
-        proposals: Natural = 0,
-        resolution: Positive = 5,
-        hidden: Positive = 128,
+        width: Width = 64,
+        strides: tuple[Count, ...] = (),
+        scales: Whole = 0,
+        proposals: Whole = 0,
+        resolution: Count = 5,
+        hidden: Count = 128,
         score_threshold: Fraction = 0.05,
-        detections: Positive = 100,
+        detections: Count = 100,
     ) -> None:
         super().__init__(info, classes, width, anchors_for(info, strides, scales))
         count = proposals or proposals_for(info.image_size)

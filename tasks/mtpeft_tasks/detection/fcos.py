@@ -12,10 +12,10 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from mtpeft.api import FeaturePyramid, FeaturesInfo
+from mtpeft.api import Count, FeaturePyramid, FeaturesInfo, Fraction
 from mtpeft_tasks.detection.anchors import CellAnchors
 from mtpeft_tasks.detection.detector import NoBackbone, OneStage
-from mtpeft_tasks.names import Fraction, Positive, grown
+from mtpeft_tasks.names import Width, grown
 
 
 class FCOSDetector(OneStage):
@@ -39,11 +39,11 @@ class FCOSDetector(OneStage):
         info: FeaturesInfo,
         classes: Sequence[str],
         *,
-        width: Positive = 64,
-        strides: tuple[Positive, ...] = (),
-        convs: Positive = 1,
+        width: Width = 64,
+        strides: tuple[Count, ...] = (),
+        convs: Count = 1,
         score_threshold: Fraction = 0.05,
-        detections: Positive = 100,
+        detections: Count = 100,
     ) -> None:
         super().__init__(info, classes, width, CellAnchors(sorted(set(strides)) or useful_strides(info)))
         self.detector = FCOS(

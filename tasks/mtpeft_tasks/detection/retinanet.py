@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetHead
 
-from mtpeft.api import FeaturesInfo
+from mtpeft.api import Count, FeaturesInfo, Fraction, Whole
 from mtpeft_tasks.detection.anchors import anchors_for
 from mtpeft_tasks.detection.detector import NoBackbone, OneStage
-from mtpeft_tasks.names import Fraction, Natural, Positive, grown
+from mtpeft_tasks.names import Width, grown
 
 
 class RetinaNetDetector(OneStage):
@@ -43,12 +43,12 @@ class RetinaNetDetector(OneStage):
         info: FeaturesInfo,
         classes: Sequence[str],
         *,
-        width: Positive = 64,
-        strides: tuple[Positive, ...] = (),
-        convs: Annotated[int, Field(ge=1, le=4)] = 1,
-        scales: Natural = 0,
+        width: Width = 64,
+        strides: tuple[Count, ...] = (),
+        convs: Annotated[int, Field(ge=1, le=4, description="a whole number from 1 to 4")] = 1,
+        scales: Whole = 0,
         score_threshold: Fraction = 0.05,
-        detections: Positive = 100,
+        detections: Count = 100,
     ) -> None:
         super().__init__(info, classes, width, anchors_for(info, strides, scales))
         each = self.anchors.num_anchors_per_location()[0]

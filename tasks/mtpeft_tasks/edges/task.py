@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import Metric
+from mtpeft.api import Metric, NonNegative, Share
 from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import DenseTask, mean_where
 from mtpeft_tasks.digits import Kind
@@ -34,9 +34,9 @@ class EdgeDetection(DenseTask):
     gives: ClassVar[str] = "edges"
     names: ClassVar[tuple[str, ...]] = NAMES["edges"]
 
-    positive_weight: float = 0.95
-    tolerance: float = 0.0075
-    loss_weight: float = 50.0
+    positive_weight: Share = 0.95
+    tolerance: NonNegative = 0.0075
+    loss_weight: NonNegative = 50.0
 
     def compare(self, outputs: Tensor, wanted: Tensor, labelled: Tensor) -> dict[str, Tensor]:
         """Cross-entropy, in which edges weigh ``positive_weight`` and other pixels 1 minus it."""

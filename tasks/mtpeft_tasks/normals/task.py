@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import Metric
+from mtpeft.api import Metric, NonNegative
 from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import DenseTask, mean_where
 from mtpeft_tasks.digits import Kind
@@ -35,7 +35,7 @@ class SurfaceNormals(DenseTask):
     names: ClassVar[tuple[str, ...]] = NAMES["normals"]
 
     distance: Literal["l1", "cosine"] = "l1"
-    loss_weight: float = 10.0
+    loss_weight: NonNegative = 10.0
 
     def compare(self, outputs: Tensor, wanted: Tensor, labelled: Tensor) -> dict[str, Tensor]:
         outputs, wanted = F.normalize(outputs), F.normalize(wanted)

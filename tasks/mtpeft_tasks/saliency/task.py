@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import Metric
+from mtpeft.api import Metric, NonNegative
 from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import DenseTask, mean_where
 from mtpeft_tasks.digits import Kind
@@ -31,7 +31,7 @@ class Saliency(DenseTask):
     gives: ClassVar[str] = "saliency"
     names: ClassVar[tuple[str, ...]] = NAMES["saliency"]
 
-    loss_weight: float = 5.0
+    loss_weight: NonNegative = 5.0
 
     def compare(self, outputs: Tensor, wanted: Tensor, labelled: Tensor) -> dict[str, Tensor]:
         """Cross-entropy in which each side weighs as much as the other is frequent (Xie & Tu, ICCV 2015)."""

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtpeft.api import Features, FeaturesInfo
-from mtpeft_tasks.names import Fraction, Natural, Positive
+from mtpeft.api import Count, Features, FeaturesInfo, Fraction, Whole
 from mtpeft_tasks.segmentation.mask_transformer import MaskTransformer
 from mtpeft_tasks.segmentation.pixels import PixelHead, SegmentationHead, deepest, upscale_for
 from mtpeft_tasks.segmentation.query import Query
@@ -37,8 +36,8 @@ class Linear(PixelHead):
         info: FeaturesInfo,
         classes: Sequence[str],
         *,
-        upscale: Natural = 0,
-        width: Positive = 128,
+        upscale: Whole = 0,
+        width: Count = 128,
         dropout: Fraction = 0.0,
     ) -> None:
         super().__init__(info, classes)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtpeft.api import Features, FeaturesInfo
-from mtpeft_tasks.names import Natural, Positive
+from mtpeft.api import Count, Features, FeaturesInfo, Whole
+from mtpeft_tasks.names import Width
 from mtpeft_tasks.segmentation.pixels import PixelHead
-from mtpeft_tasks.segmentation.tokens import Mixed, Width
+from mtpeft_tasks.segmentation.tokens import Mixed
 
 
 class MaskTransformer(PixelHead):
@@ -37,8 +37,8 @@ class MaskTransformer(PixelHead):
         classes: Sequence[str],
         *,
         width: Width = 128,
-        layers: Positive = 2,
-        upscale: Natural = 0,
+        layers: Count = 2,
+        upscale: Whole = 0,
     ) -> None:
         super().__init__(info, classes)
         self.mixed = Mixed(info, width, layers, upscale)

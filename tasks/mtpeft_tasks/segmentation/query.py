@@ -10,11 +10,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtpeft.api import Features, FeaturesInfo
+from mtpeft.api import Count, Features, FeaturesInfo, Whole
 from mtpeft_tasks.maps import IGNORED
-from mtpeft_tasks.names import Natural, Positive
+from mtpeft_tasks.names import Width
 from mtpeft_tasks.segmentation.pixels import SegmentationHead
-from mtpeft_tasks.segmentation.tokens import Mixed, Width
+from mtpeft_tasks.segmentation.tokens import Mixed
 
 _NOTHING = 0.1
 CLASS, MASK, DICE = 2.0, 5.0, 5.0
@@ -63,9 +63,9 @@ class Query(SegmentationHead):
         classes: Sequence[str],
         *,
         width: Width = 128,
-        layers: Positive = 2,
-        queries: Positive = 32,
-        upscale: Natural = 0,
+        layers: Count = 2,
+        queries: Count = 32,
+        upscale: Whole = 0,
     ) -> None:
         super().__init__(info, classes)
         self.mixed = Mixed(info, width, layers, upscale)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mtpeft.api import Features, FeaturesInfo
-from mtpeft_tasks.names import Natural, Positive
+from mtpeft.api import Count, Features, FeaturesInfo, Whole
 from mtpeft_tasks.segmentation.pixels import OneMap, PixelHead, convolution, upscale_for
 
 _FINEST = 8
@@ -27,7 +26,7 @@ class SETRPUP(PixelHead):
         steps: doublings; 0 brings the stride to at most 2 pixels for inputs up to 128, 4 above.
     """
 
-    def __init__(self, info: FeaturesInfo, classes: Sequence[str], *, width: Positive = 64, steps: Natural = 0) -> None:
+    def __init__(self, info: FeaturesInfo, classes: Sequence[str], *, width: Count = 64, steps: Whole = 0) -> None:
         super().__init__(info, classes)
         self.start = OneMap(info, width, _FINEST)
         steps = steps or upscale_for(self.start.stride, info.image_size).bit_length() - 1

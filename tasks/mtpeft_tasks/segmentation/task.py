@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mtpeft.api import FeaturesInfo, Head, Metric, Sample
+from mtpeft.api import FeaturesInfo, Fraction, Head, Metric, Sample
 from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import at_image_size, at_output_size
 from mtpeft_tasks.digits import Kind
@@ -36,7 +36,7 @@ class Segmentation(ImageTask):
     digits: ClassVar[Kind] = "seg"
     gives: ClassVar[str] = "mask"
 
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
         return make_head(HEADS, self.head_config, info, classes)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,16 +13,13 @@ from mtpeft_tasks.segmentation.pixels import OneMap, upscale_for
 _FINEST = 16  # finer grids make attention expensive
 _HEAD = 32
 
-Width = Annotated[int, Field(gt=0, multiple_of=_HEAD)]
-"""Of tokens: a multiple of an attention head's."""
-
 
 class Mixed(nn.Module):
     """Transformer blocks over the cells of one map and further tokens; a cell then gives ``upscale x upscale`` vectors.
 
     Args:
         info: widths and strides of the maps.
-        width: ``C``, of the tokens.
+        width: ``C``, of the tokens, a multiple of 32 (the width of an attention head).
         layers: blocks.
         upscale: vectors for each cell and direction; 0 chooses the power of two that brings the stride of the vectors
             to at most 2 pixels for inputs up to 128, 4 above.

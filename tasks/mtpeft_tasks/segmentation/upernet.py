@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
-from mtpeft.api import FeaturePyramid, Features, FeaturesInfo
-from mtpeft_tasks.names import Positive
+from mtpeft.api import Count, FeaturePyramid, Features, FeaturesInfo
 from mtpeft_tasks.segmentation.pixels import PixelHead, convolution, deepest, resized
 
 _BINS = (1, 2, 3, 6)
@@ -31,7 +30,7 @@ class UPerNet(PixelHead):
         width: channels of every level.
     """
 
-    def __init__(self, info: FeaturesInfo, classes: Sequence[str], *, width: Positive = 64) -> None:
+    def __init__(self, info: FeaturesInfo, classes: Sequence[str], *, width: Count = 64) -> None:
         super().__init__(info, classes)
         self.maps = deepest(info.strides)
         channels, strides = [info.channels[index] for index in self.maps], [info.strides[i] for i in self.maps]
