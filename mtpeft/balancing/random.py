@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtpeft.balancing.base import Balancer
+from mtpeft.settings import Whole
 
 
 @dataclass
@@ -19,7 +20,7 @@ class RandomLossWeighting(Balancer):
         seed: of the draws.
     """
 
-    seed: int = 0
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.seed)

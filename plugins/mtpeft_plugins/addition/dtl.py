@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, NotApplicable, OutputPart, Site, Whole, zeros
+from mtpeft.api import Count, Method, NotApplicable, OutputPart, Positive, Site, Whole, zeros
 
 
 class SideStream(OutputPart):
@@ -55,7 +55,7 @@ class Dtl(Method):
 
     at: str = "block"
     rank: Count = 2
-    beta: float = 100.0
+    beta: Positive = 100.0
     start: Whole | None = None
 
     def part(self, site: Site) -> OutputPart:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, Positive, Site, zeros
+from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, NonNegative, Positive, Site, zeros
 
 
 class Triplets(LowRankPart):
@@ -54,7 +54,7 @@ class Adalora(Method):
     settle: Fraction = 0.5
     interval: Count = 10
     smoothing: Fraction = 0.85
-    orthogonality: float = 0.5
+    orthogonality: NonNegative = 0.5
 
     def __post_init__(self) -> None:
         self.check(self.target <= self.rank, f"target is {self.target}", "a target is at most the rank")
