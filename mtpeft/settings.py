@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from mtpeft.errors import UsageError, did_you_mean
 
@@ -62,15 +63,17 @@ def build(cls: type[T], settings: Mapping[str, Any], where: str = "", origin: Or
 
 
 def check(made: DataclassInstance, where: str) -> None:
-    """Hold an instance that was made without `build` to the same types and ranges.
+    """Hold an instance that was made without `build` to the same types and ranges, where plain values have them.
 
     Raises:
         UsageError: naming the first field that does not fit.
     """
     hints = get_type_hints(type(made), include_extras=True)
     for field in fields(made):
-        if field.init:
-            checked(hints[field.name], getattr(made, field.name), _join(where, field.name), field.default)
+        value = getattr(made, field.name)
+        if field.init and value is not field.default:
+            with suppress(PydanticUserError, PydanticSerializationError):  # of a function, say, nothing is known
+                checked(hints[field.name], value, _join(where, field.name), field.default)
 
 
 def check_keys(settings: Mapping[str, Any], known: Iterable[str], where: str, origin: Origin) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import re
 import string
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,10 +12,11 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from mtpeft.config import Config, Overrides, load, load_methods
 from mtpeft.errors import UsageError
-from mtpeft.settings import build
+from mtpeft.settings import Count, build, check
 
 RECIPE = """
 seed = 3
@@ -338,6 +341,23 @@ def test_build_makes_an_instance_of_strict_types() -> None:
     made = build(Plain, {"rank": 2, "alpha": 3, "kernel": [1], "head": {"width": 8}})
     assert made == Plain(2, 3.0, "shared", (1,), {"width": 8})
     assert isinstance(made.alpha, float)
+
+
+@dataclass
+class Shaped:
+    """Of what no recipe can hold."""
+
+    shape: Callable[[float], float] = abs
+    kernel: nn.Module | None = None
+    sizes: tuple[Count, ...] = (3,)
+
+
+def test_an_instance_is_held_to_what_plain_values_can_say() -> None:
+    for made in (Shaped(), Shaped(math.sqrt), Shaped(kernel=nn.Identity()), Shaped(sizes=(1, 2))):
+        check(made, "shaped")
+    error = refusal(lambda: check(Shaped(math.sqrt, sizes=(1, 0)), "shaped"))
+    assert error.message == "shaped.sizes = [1, 0] does not fit: it should be greater than or equal to 1"
+    assert error.hint == "shaped.sizes takes a list, each a whole number of at least 1; the default is [3]"
 
 
 @pytest.mark.parametrize(
