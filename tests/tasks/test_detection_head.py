@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from mtpeft.api import DataError, Features, FeaturesInfo, UsageError
 from mtpeft_tasks.detection.anchors import CellAnchors
 from mtpeft_tasks.detection.fcos import FCOSDetector, useful_strides
+from mtpeft_tasks.detection.task import Detection
 
 TARGETS = [
     target([[2, 3, 30, 40], [33, 20, 60, 44]], [0, 2]),
@@ -169,9 +170,9 @@ def test_the_image_size_follows_the_maps(maps, size):
 
 @pytest.mark.parametrize("width", [0, 16, 48])
 def test_a_width_that_group_norm_cannot_divide_is_refused(width):
-    with pytest.raises(UsageError, match=f"width is {width}, which is no multiple of 32") as caught:
-        detector(width=width)
-    assert "64" in caught.value.hint
+    with pytest.raises(UsageError, match=rf"head\.width = {width} does not fit") as caught:
+        Detection(head_config={"width": width}).head(PLAIN, CLASSES)
+    assert caught.value.hint == "head.width takes a multiple of 32; the default is 64"
 
 
 def test_bfloat16_features_give_float_outputs():

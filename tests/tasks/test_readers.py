@@ -222,7 +222,7 @@ def test_voc_options(tmp_path):
     assert shifted[0].target["boxes"].tolist() == [[4, 4, 5, 9]] and shifted.classes == ("x",)
     with pytest.raises(UsageError, match=r'voc.degenerate = "skp" does not fit') as caught:
         read("voc", str(tmp_path), "train", degenerate="skp")
-    assert '"error", "skip"' in caught.value.hint
+    assert caught.value.hint == 'did you mean "skip"? There is: error, skip.'
 
 
 BAD_BOXES = [
