@@ -91,7 +91,7 @@ def check_keys(settings: Mapping[str, Any], known: Iterable[str], where: str, or
 def listed(cls: type[DataclassInstance]) -> list[dict[str, str]]:
     """The settings there are: ``{"setting": ..., "takes": ..., "default": ...}`` each, in words and as in a recipe.
 
-    What is left out where it has no default is ``(none)``.
+    ``(none)`` stands for None, and for no default.
     """
     hints, rows = get_type_hints(cls, include_extras=True), []
     for field in fields(cls):

@@ -141,7 +141,7 @@ class Task(ABC):
     head_config: dict[str, Any] = field(default_factory=dict)
     batch_size: Count = 16
     loss_weight: NonNegative = 1.0
-    split: Whole | tuple[int, ...] = 0
+    split: Whole | tuple[Count, ...] = 0
     samples: Whole = 0
     missing_classes: Literal["error", "allow"] = "error"
 

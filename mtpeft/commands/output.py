@@ -33,8 +33,8 @@ def print_one(cls: type, row: Mapping[str, Any], declared: Sequence[str], *, jso
     if json:
         print_json({**row, "settings": settings})
         return
-    for documented in (cls, sys.modules[cls.__module__]):
-        print(inspect.getdoc(documented), end="\n\n")
+    for said in filter(None, map(inspect.getdoc, (cls, inspect.getmodule(cls)))):
+        print(said, end="\n\n")
     print_table(declared, [row])
     print()
     print_table(("setting", "takes", "default"), settings)

@@ -54,7 +54,7 @@ def make_head(kinds: Mapping[str, Callable[..., Head]], config: Mapping[str, Any
     for key in settings:
         if key not in known:
             raise UsageError(f'head "{name}" has no setting "{key}"', hint=did_you_mean(key, known))
-    given = {key: checked(known[key].annotation, v, f"head.{key}", known[key].default) for key, v in settings.items()}
+    given = {key: checked(known[key].annotation, v, f"{name}.{key}", known[key].default) for key, v in settings.items()}
     return kinds[name](*fixed, **given)
 
 

@@ -317,5 +317,5 @@ def test_res_tuning_refuses_operations_that_change_the_shape():
     ],
 )
 def test_settings_out_of_range_are_refused(name, settings):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"does not fit|hidden is"):
         build(resolve("methods", name), settings)

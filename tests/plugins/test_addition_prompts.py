@@ -219,7 +219,7 @@ def test_vqt_refuses_other_blocks(family):
     ],
 )
 def test_settings_out_of_range_are_refused(name, settings):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"does not fit|hidden is"):
         build(resolve("methods", name), settings)
 
 

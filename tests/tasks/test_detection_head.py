@@ -170,9 +170,9 @@ def test_the_image_size_follows_the_maps(maps, size):
 
 @pytest.mark.parametrize("width", [0, 16, 48])
 def test_a_width_that_group_norm_cannot_divide_is_refused(width):
-    with pytest.raises(UsageError, match=rf"head\.width = {width} does not fit") as caught:
+    with pytest.raises(UsageError, match=rf"fcos\.width = {width} does not fit") as caught:
         Detection(head_config={"width": width}).head(PLAIN, CLASSES)
-    assert caught.value.hint == "head.width takes a multiple of 32; the default is 64"
+    assert caught.value.hint == "fcos.width takes a multiple of 32; the default is 64"
 
 
 def test_bfloat16_features_give_float_outputs():

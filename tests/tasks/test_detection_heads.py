@@ -177,11 +177,11 @@ def test_it_trains_on_every_kind_of_backbone(name, family):
 @pytest.mark.parametrize(
     ("config", "message", "hint"),
     [
-        ({"name": "retinanet", "convs": 5}, "head.convs = 5 does not fit", "from 1 to 4"),
-        ({"name": "retinanet", "scales": -1}, "head.scales = -1 does not fit", "default is 0"),
+        ({"name": "retinanet", "convs": 5}, "retinanet.convs = 5 does not fit", "from 1 to 4"),
+        ({"name": "retinanet", "scales": -1}, "retinanet.scales = -1 does not fit", "default is 0"),
         ({"name": "retinanet", "proposals": 9}, 'head "retinanet" has no setting "proposals"', "scales"),
-        ({"name": "faster-rcnn", "hidden": 0}, "head.hidden = 0 does not fit", "at least 1"),
-        ({"name": "faster-rcnn", "width": 48}, "head.width = 48 does not fit", "a multiple of 32"),
+        ({"name": "faster-rcnn", "hidden": 0}, "faster-rcnn.hidden = 0 does not fit", "at least 1"),
+        ({"name": "faster-rcnn", "width": 48}, "faster-rcnn.width = 48 does not fit", "a multiple of 32"),
         ({"name": "faster-rcnn", "strides": [12]}, "A feature map of stride 12 cannot be made", "doubling"),
         ({"name": "rcnn"}, 'unknown head "rcnn"', "faster-rcnn"),
         ({"name": ["fcos"]}, "unknown head \"['fcos']\"", "fcos"),

@@ -90,15 +90,15 @@ def test_predictions_carry_class_names_and_are_drawn_where_they_score():
         ({"widht": 64}, 'head "fcos" has no setting "widht"', 'did you mean "width"?'),
         (
             {"width": "wide"},
-            'head.width = "wide" does not fit: it should be a valid integer',
-            "head.width takes a multiple of 32; the default is 64",
+            'fcos.width = "wide" does not fit: it should be a valid integer',
+            "fcos.width takes a multiple of 32; the default is 64",
         ),
-        ({"width": 48}, "head.width = 48 does not fit", "a multiple of 32"),
-        ({"convs": 0}, "head.convs = 0 does not fit", "at least 1"),
-        ({"strides": [8, "x"]}, 'head.strides = [8, "x"] does not fit', "a list, each a whole number of at least 1"),
+        ({"width": 48}, "fcos.width = 48 does not fit", "a multiple of 32"),
+        ({"convs": 0}, "fcos.convs = 0 does not fit", "at least 1"),
+        ({"strides": [8, "x"]}, 'fcos.strides = [8, "x"] does not fit', "a list, each a whole number of at least 1"),
         ({"strides": [12]}, "A feature map of stride 12 cannot be made from a backbone of stride 8.", "doubling"),
-        ({"score_threshold": 1.0}, "head.score_threshold = 1.0 does not fit", "below 1"),
-        ({"detections": -1}, "head.detections = -1 does not fit", "the default is 100"),
+        ({"score_threshold": 1.0}, "fcos.score_threshold = 1.0 does not fit", "below 1"),
+        ({"detections": -1}, "fcos.detections = -1 does not fit", "the default is 100"),
     ],
 )
 def test_head_settings_that_cannot_be_are_refused_with_a_hint(config, message, hint):

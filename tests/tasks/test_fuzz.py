@@ -124,6 +124,10 @@ def test_names_that_are_no_unicode(reader, tmp_path):
 # images
 
 
+def cut_in_the_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
 def a_bomb(path: Path) -> None:
     """A small file that claims to be an image of 60,000 x 60,000 pixels."""
     path.write_bytes(png(60_000, 60_000))
@@ -146,7 +150,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
-NO_IMAGES = (*(way for way in SPOILED if way is not missing), a_bomb, a_large_claim, no_pixels)
+NO_IMAGES = (*(way for way in SPOILED if way is not missing), cut_in_the_header, a_bomb, a_large_claim, no_pixels)
 
 
 @pytest.mark.parametrize("spoil", NO_IMAGES, ids=lambda spoil: spoil.__name__)

@@ -187,12 +187,12 @@ def test_a_cell_of_the_mask_transformer_has_its_parts_in_their_places():
 @pytest.mark.parametrize(
     ("config", "message", "hint"),
     [
-        ({"name": "mask-transformer", "width": 48}, "head.width = 48 does not fit", "multiple of 32"),
-        ({"name": "mask-transformer", "layers": 0}, "head.layers = 0 does not fit", "default is 2"),
-        ({"name": "setr-pup", "steps": -1}, "head.steps = -1 does not fit", "at least 0"),
-        ({"name": "upernet", "width": "64"}, 'head.width = "64" does not fit', "a whole number"),
+        ({"name": "mask-transformer", "width": 48}, "mask-transformer.width = 48 does not fit", "multiple of 32"),
+        ({"name": "mask-transformer", "layers": 0}, "mask-transformer.layers = 0 does not fit", "default is 2"),
+        ({"name": "setr-pup", "steps": -1}, "setr-pup.steps = -1 does not fit", "at least 0"),
+        ({"name": "upernet", "width": "64"}, 'upernet.width = "64" does not fit', "a whole number"),
         ({"name": "upernet", "widht": 64}, 'head "upernet" has no setting "widht"', 'did you mean "width"?'),
-        ({"dropout": 1.0}, "head.dropout = 1.0 does not fit", "below 1"),
+        ({"dropout": 1.0}, "linear.dropout = 1.0 does not fit", "below 1"),
         ({"name": "setr"}, 'unknown head "setr"', 'did you mean "setr-pup"?'),
     ],
 )

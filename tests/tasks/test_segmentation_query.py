@@ -293,7 +293,7 @@ def test_scores_sum_over_the_queries():
     [("width", 48, "multiple of 32"), ("queries", 0, "default is 32"), ("layers", 0, "is 2")],
 )
 def test_settings_that_cannot_be_are_refused_with_a_hint(setting, value, hint):
-    with pytest.raises(UsageError, match=f"head.{setting} = {value} does not fit") as caught:
+    with pytest.raises(UsageError, match=rf"query\.{setting} = {value} does not fit") as caught:
         made(**{setting: value})
     assert hint in caught.value.hint
 
