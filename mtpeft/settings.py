@@ -124,7 +124,8 @@ def checked(annotation: Any, value: Any, key: str, default: Any = MISSING, origi
     try:
         return TypeAdapter(annotation).validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Input ")
+        # Of a type with alternatives, what got furthest is what was meant.
+        message = max(error.errors(), key=lambda found: len(found["loc"]))["msg"].removeprefix("Input ")
         known = "" if default in (MISSING, None) else f"; the default is {as_toml(default)}"
         words = isinstance(value, str) and get_origin(annotation) is Literal
         raise UsageError(

@@ -39,11 +39,16 @@ def test_parts_of_different_sizes() -> None:
     assert [len(task.settings["classes"]) for task in parts.values()] == [6, 3, 1]
 
 
-@pytest.mark.parametrize("split", ["3", "[5,4]", "[10,0]", "11"])
+@pytest.mark.parametrize("split", ["3", "[5,4]", "11"])
 def test_a_split_must_divide(split: str) -> None:
     with pytest.raises(UsageError, match="does not divide 10 classes") as caught:
         split_classes(digits(f"tasks.cls.split={split}"))
     assert "split = [50, 10, 10]" in caught.value.hint
+
+
+def test_no_part_is_empty() -> None:
+    with pytest.raises(UsageError, match=r"split = \[10, 0\] .* greater than or equal to 1"):
+        split_classes(digits("tasks.cls.split=[10,0]"))
 
 
 def test_without_a_split_nothing_changes(tmp_path) -> None:
