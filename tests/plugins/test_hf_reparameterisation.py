@@ -23,6 +23,7 @@ from mtpeft.plugins import resolve
 LINEARS = "attn.qkv attn.proj mlp.fc1 mlp.fc2"
 TARGETS = r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"
 TOLERANCE = 1e-5
+pytestmark = pytest.mark.hf
 
 
 @dataclass
@@ -151,7 +152,7 @@ def compare(pair: Pair) -> tuple[float, float]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.method)
 def test_outputs_and_gradients_equal_those_of_hf_peft(pair: Pair) -> None:
-    pytest.importorskip("peft.tuners")  # tests/peft alone would pass for a package "peft"
+    pytest.importorskip("peft.tuners", reason='the extra "hf" is not installed')  # tests/peft would pass for "peft"
     outputs, gradients = compare(pair)
     assert outputs <= TOLERANCE
     assert gradients <= TOLERANCE

@@ -19,6 +19,7 @@ from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 
 TOLERANCE = 1e-5
+pytestmark = pytest.mark.hf
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "fidelity"
 
 
@@ -34,7 +35,7 @@ def ours(model: nn.Module, method: str, **settings) -> Host:
 
 
 def theirs(model: nn.Module, config: str, **options) -> nn.Module:
-    pytest.importorskip("peft.tuners")  # tests/peft alone would pass for a package "peft"
+    pytest.importorskip("peft.tuners", reason='the extra "hf" is not installed')  # tests/peft would pass for "peft"
     peft = pytest.importorskip("peft")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
