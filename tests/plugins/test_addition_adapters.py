@@ -286,10 +286,23 @@ def test_res_tuning_adds_an_adapter_of_the_operations_input():
 @pytest.mark.parametrize("tuner", ["prefix", "prompt"])
 def test_res_tuning_adds_attention_to_learned_tokens(tuner):
     tuned = parts_at(method_host("res-tuning", tuner=tuner, tokens=3))["blocks.0.attn"].tuner
-    keys, x = tuned.values if tuned.keys is None else tuned.keys, torch.randn(2, 5, 32)
+    keys, x = tuned.keys, torch.randn(2, 5, 32)
+    values, gain = (tuned.values, 1) if tuner == "prefix" else (keys, tuned.gain)
     heads = [slice(0, 16), slice(16, 32)]
     scores = [(x[..., h] @ keys[:, h].T / 4).softmax(-1) for h in heads]
-    expect_close(tuned(x), torch.cat([s @ tuned.values[:, h] for s, h in zip(scores, heads, strict=True)], -1))
+    expect_close(tuned(x), gain * torch.cat([s @ values[:, h] for s, h in zip(scores, heads, strict=True)], -1))
+
+
+def test_prompts_of_res_tuning_grow_apart():
+    host, target = method_host("res-tuning", random=False, tuner="prompt", tokens=3), torch.randn(4, 32)
+    start, images = parts_at(host)["blocks.0.mlp"].tuner.keys.detach().clone(), torch.randn(4, 3, 32, 32)
+    optimizer = torch.optim.Adam(host.trainable(["a"]).values(), 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.mse_loss(host(images, "a").pooled, target).backward()
+        optimizer.step()
+    steps = parts_at(host)["blocks.0.mlp"].tuner.keys.detach() - start
+    assert float((steps[1:] - steps[0]).abs().min()) > 0
 
 
 def test_res_tuning_refuses_operations_that_change_the_shape():
