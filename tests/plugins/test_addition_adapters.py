@@ -225,6 +225,17 @@ def test_sct_takes_images_without_a_class_as_one_class():
     assert all(bool(part.chosen) for part in parts_at(host).values())
 
 
+def test_sct_keeps_classes_of_different_tasks_apart():
+    torch.manual_seed(0)
+    host = Host(zoo()["vit"](), [("sct", resolve("methods", "sct")())], ["a", "b"]).eval()
+    part = parts_at(host)["blocks.0.middle"]
+    batches = [(task, torch.randn(2, 3, 32, 32), [{"label": torch.tensor(0)}] * 2) for task in ("a", "b")]
+    met, choose = [], part.choose
+    part.choose = lambda: (met.extend(part.squares), choose())
+    host.methods["sct"].calibrate(Context(host, ("a", "b"), ("a", "b"), batches=lambda: iter(batches)))
+    assert met == [("a", 0), ("b", 0)]
+
+
 def test_compacter_is_a_sum_of_kronecker_products_with_shared_factors():
     host = method_host("compacter", hidden=8, terms=4, rank=2)
     part, rule = parts_at(host)["blocks.1.attn"], host.parts.commons["compacter"]["shared"].A
