@@ -112,6 +112,11 @@ def test_vp_refuses_a_border_that_leaves_nothing():
     assert error.value.hint == "set width smaller"
 
 
+def test_vp_refuses_images_that_are_all_border():
+    with pytest.raises(NotApplicable, match="9 pixels wide leaves nothing of an image of 16 x 80"):
+        method_host("vp", "resnet")(torch.zeros(1, 3, 16, 80))
+
+
 def with_streams(host: Host, x: Tensor, start: int, feed=lambda z: z) -> Tensor:
     """The blocks of a plain ViT with a side stream along them."""
     parts, h = parts_at(host), 0.0
@@ -164,6 +169,12 @@ def test_dtl_refuses_a_start_behind_the_last_block():
     assert error.value.hint == "set start lower"
 
 
+@pytest.mark.parametrize("name", ["dtl", "dtl-plus"])
+def test_dtl_refuses_a_stream_that_ends_before_it_is_fed_back(name):
+    with pytest.raises(NotApplicable, match="fed back from block 1 on, and its stream ends at block 0"):
+        method_host(name, blocks="0")
+
+
 @pytest.mark.parametrize("family", ["vit", "siglip", "vit-reg4"])
 def test_vqt_reads_what_a_masked_block_would_give_its_prompts(family):
     host, plain, seen = method_host("vqt", family, tokens=3), Host(zoo()[family]()).eval(), []
@@ -201,6 +212,20 @@ def test_vqt_gives_samples_of_an_unknown_task_features_of_the_same_width():
 def test_vqt_refuses_other_blocks(family):
     with pytest.raises(NotApplicable, match="plain ViT block"):
         method_host("vqt", family)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blocks": "last:1"}, "read at the features"),
+        ({"at": "attn.qkv"}, "read at the features"),
+        ({"at": "attn.q features"}, r"ask at attn.qkv, not at blocks.0.attn.q"),
+        ({"at": "mlp features"}, r"ask at attn.qkv, not at blocks.0.mlp"),
+    ],
+)
+def test_vqt_refuses_sites_where_its_queries_would_be_lost(settings, message):
+    with pytest.raises(UsageError, match=message):
+        method_host("vqt", **settings)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Context, Features, Head
-from mtpeft.errors import NotApplicable
+from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo
@@ -120,3 +120,11 @@ def test_gist_weighs_tasks_of_a_mixed_batch_by_their_samples():
     apart = gist.penalty(here) / 4
     host(images[1:], "b")
     torch.testing.assert_close(mixed, apart + gist.penalty(here) * 3 / 4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"blocks": "1-2"}, {"blocks": "0-2"}, {"at": "tokens"}, {"at": "blocks.0.tokens features"}]
+)
+def test_gist_refuses_sites_where_its_token_would_be_lost(settings):
+    with pytest.raises(UsageError, match="through every block to the features"):
+        attached("gist", **settings)

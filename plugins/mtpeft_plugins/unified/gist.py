@@ -103,8 +103,11 @@ class Gist(Method):
     temperature: Positive = 3.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
-        if not any("tokens" in site.tags for site in sites):
-            raise NotApplicable(f"gist adds a token, and the blocks of {sites[0].model.family} take none")
+        model, blocks = sites[0].model, {site.block for site in sites if "tokens" in site.tags}
+        if not blocks:
+            raise NotApplicable(f"gist adds a token, and the blocks of {model.family} take none")
+        whole = len(blocks) == len(model.blocks) and any("features" in site.tags for site in sites)
+        self.check(whole, "gist takes its token through every block to the features", "leave at and blocks as they are")
         return Readings()
 
     def part(self, site: Site) -> Part:
