@@ -316,7 +316,14 @@ def test_prompts_of_res_tuning_grow_apart():
     assert float((steps[1:] - steps[0]).abs().min()) > 0
 
 
-def test_res_tuning_refuses_operations_that_change_the_shape():
+@pytest.mark.parametrize("name", ["adaptformer", "bi-adapter", "convpass", "res-tuning", "u-tuning"])
+@pytest.mark.parametrize(("family", "at"), [("vit", "mlp.fc1"), ("pvt", "attn mlp.fc1"), ("resnet", "block")])
+def test_what_stands_beside_a_module_refuses_one_that_changes_the_shape(name, family, at):
+    with pytest.raises(NotApplicable, match="one shape before and behind"):
+        method_host(name, family, at=at)
+
+
+def test_res_tuning_refuses_attention_that_pools():
     with pytest.raises(NotApplicable, match="one shape before and behind"):
         method_host("res-tuning", "hiera")
     assert method_host("res-tuning", "hiera", at="mlp").methods

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site
+from mtpeft_plugins.addition._beside import refuse_reshaped
 
 
 class ParallelBottleneck(OutputPart):
@@ -46,4 +47,5 @@ class Adaptformer(Method):
     ln_in: bool = False
 
     def part(self, site: Site) -> OutputPart:
+        refuse_reshaped(site)
         return ParallelBottleneck(site.width, self.hidden, self.scale, self.dropout, self.ln_in)

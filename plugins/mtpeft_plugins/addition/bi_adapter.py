@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site
+from mtpeft_plugins.addition._beside import refuse_reshaped
 
 QUARTILE = NormalDist().inv_cdf(0.75)
 
@@ -69,4 +70,5 @@ class BiAdapter(Method):
     dropout: Fraction = 0.1
 
     def part(self, site: Site) -> OutputPart:
+        refuse_reshaped(site)
         return OneBitAdapter(site.width, self.hidden, self.scale, self.dropout)

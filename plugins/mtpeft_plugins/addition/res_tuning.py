@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, NotApplicable, OutputPart, Positive, Site, zeros
+from mtpeft.api import Count, Method, OutputPart, Positive, Site, zeros
+from mtpeft_plugins.addition._beside import refuse_reshaped
 from mtpeft_plugins.addition._bottleneck import Bottleneck
 
 
@@ -65,11 +66,7 @@ class ResTuning(Method):
     scale: Positive = 1.0
 
     def part(self, site: Site) -> OutputPart:
-        if not site.keeps_shape:
-            raise NotApplicable(
-                f"a tuner of {site.name} needs one shape before and behind, and {site.model.family} changes it there",
-                hint='choose other sites, such as at = "mlp"',
-            )
+        refuse_reshaped(site)
         if self.tuner == "adapter":
             return BesideOperation(Bottleneck(site.width, self.hidden), self.scale)
         heads = getattr(site.module, "num_heads", 1)

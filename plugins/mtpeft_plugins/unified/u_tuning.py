@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, NotApplicable, OutputPart, Positive, Site, zeros
+from mtpeft.api import Count, Method, OutputPart, Positive, Site, zeros
+from mtpeft_plugins.addition._beside import refuse_reshaped
 from mtpeft_plugins.addition.adaptformer import ParallelBottleneck
 
 
@@ -68,11 +69,7 @@ class UTuning(Method):
     scale: Positive = 1.0
 
     def part(self, site: Site) -> OutputPart:
-        if not site.keeps_shape:
-            raise NotApplicable(
-                f"u-tuning adds a tuner's output to {site.name}, which changes the shape of its input",
-                hint="choose other sites with at",
-            )
+        refuse_reshaped(site)
         if self.tuner == "adapter":
             return ParallelBottleneck(site.width, self.hidden, self.scale, 0.0, norm=False)
         tuner = PrefixTuner if self.tuner == "prefix" else PromptTuner
