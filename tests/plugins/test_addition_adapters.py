@@ -69,6 +69,23 @@ def test_sequential_adapters_bend_the_branches(name, behind, activation):
     expect_close(host.backbone.blocks[1](x), m + adapted("mlp", plain.mlp(plain.norm2(m))))
 
 
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_adaptformer_takes_the_stream_before_the_norm_if_told(family):
+    host = method_host("adaptformer", family, input="raw", hidden=4, scale=0.5)
+    blocks = {"vit": lambda model: model.blocks, "swin": lambda model: model.layers[0].blocks}[family]
+    plain, x = blocks(zoo()[family]())[0], torch.randn(2, 17, 32) if family == "vit" else torch.randn(2, 8, 8, 16)
+    host(torch.zeros(2, 3, 32, 32))
+    middle = x + (plain.attn(plain.norm1(x)) if family == "vit" else plain._attn(plain.norm1(x)))
+    change = 0.5 * bottleneck(parts_at(host)["blocks.0.mlp"], middle, F.relu)
+    expect_close(blocks(host.backbone)[0](x), middle + plain.mlp(plain.norm2(middle)) + change)
+
+
+@pytest.mark.parametrize(("family", "at"), [("convnext", "mlp"), ("maxvit", "mlp"), ("vit", "blocks.0.mlp")])
+def test_adaptformer_refuses_where_there_is_no_stream_before_a_norm(family, at):
+    with pytest.raises(NotApplicable, match="no stream before the norm of"):
+        method_host("adaptformer", family, input="raw", at=at)
+
+
 def test_adapter_plus_scales_each_channel():
     host, x = method_host("adapter-plus"), torch.randn(2, 17, 32)
     host(torch.zeros(2, 3, 32, 32))
