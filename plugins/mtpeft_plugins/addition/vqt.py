@@ -3,8 +3,9 @@
 In block ``l`` prompts ``P_l (p, d)`` ask, and the block's tokens answer as they do among themselves: ``Z = P +
 Attention(q(LN1 P), K, V)``, ``Z' = Z + MLP(LN2 Z)`` with the block's frozen weights. No token sees a prompt, so the
 backbone's features stay bit for bit and need no gradient. The head sees the pooled vector and all ``L p`` outputs,
-joined (the paper then prunes the head's inputs, which is left to the head here). Beside other methods the keys and
-values are the adapted ones, and the prompts' own way through projections and MLP is the frozen one.
+joined (the paper then prunes the head's inputs, which is left to the head here); heads that read maps alone, as those
+for detection and segmentation do, get nothing from it. Beside other methods the keys and values are the adapted ones,
+and the prompts' own way through projections and MLP is the frozen one.
 """
 
 from __future__ import annotations
