@@ -215,6 +215,14 @@ def test_vqt_refuses_other_blocks(family):
         method_host("vqt", family)
 
 
+@pytest.mark.parametrize("family", ["vit", "vit-reg4", "vit-gap", "siglip", "beit", "dinov3"])
+def test_lst_pools_its_change_as_the_backbone_pools(family):
+    host, images = method_host("lst", family), torch.randn(2, 3, *zoo()[family]().patch_embed.img_size)
+    after, before = host(images, "a"), Host(zoo()[family]()).eval()(images)
+    grid, pooled = (after.maps[-1] - before.maps[-1]).mean((2, 3)), after.pooled - before.pooled
+    expect_close(pooled, (after.prefix - before.prefix)[:, 0] if family in ("vit", "vit-reg4") else grid)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
