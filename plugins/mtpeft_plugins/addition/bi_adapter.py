@@ -37,7 +37,7 @@ class OneBitLinear(nn.Module):
     def quantised(self) -> Tensor:
         mean, deviation = self.weight.mean(), self.weight.std()
         normal = (self.weight - mean) / (deviation + 1e-5)
-        levels = torch.where(self.bits(), QUARTILE, -QUARTILE)
+        levels = (2 * self.bits().to(normal.dtype) - 1) * QUARTILE
         return (normal + (levels - normal).detach()) * deviation + mean
 
     def forward(self, x: Tensor) -> Tensor:
