@@ -283,6 +283,12 @@ def test_bi_adapter_runs_on_two_values_for_each_weight():
         assert torch.equal(linear.bits(), latent > latent.mean())
 
 
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_bi_adapter_keeps_the_precision_of_its_weights(precision):
+    linear = parts_at(method_host("bi-adapter"))["blocks.0.mlp"].down.to(precision)
+    assert linear(torch.randn(7, 32, dtype=precision)).dtype == precision
+
+
 def test_bi_adapter_passes_gradients_through_the_quantiser():
     linear = parts_at(method_host("bi-adapter"))["blocks.0.mlp"].down
     x, seed = torch.randn(7, 32), torch.randn(7, 32)
@@ -362,8 +368,10 @@ def test_res_tuning_refuses_attention_that_pools():
         ("bi-adapter", {"hidden": 0}),
         ("lorand", {"kernel": 0}),
         ("res-tuning", {"tokens": 0}),
+        ("res-tuning", {"tuner": "prefix", "tokens": 1}),
+        ("u-tuning", {"tuner": "prefix", "tokens": 1}),
     ],
 )
 def test_settings_out_of_range_are_refused(name, settings):
-    with pytest.raises(UsageError, match=r"does not fit|hidden is"):
+    with pytest.raises(UsageError, match=r"does not fit|hidden is|tokens is"):
         build(resolve("methods", name), settings)

@@ -65,6 +65,10 @@ class ResTuning(Method):
     tokens: Count = 10
     scale: Positive = 1.0
 
+    def __post_init__(self) -> None:
+        fits = self.tuner != "prefix" or self.tokens > 1
+        self.check(fits, f"tokens is {self.tokens}", "a prefix tuner chooses among at least 2 keys")
+
     def part(self, site: Site) -> OutputPart:
         refuse_reshaped(site)
         if self.tuner == "adapter":
