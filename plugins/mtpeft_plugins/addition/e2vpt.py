@@ -27,7 +27,7 @@ from mtpeft.api import (
     TokenPart,
     zeros,
 )
-from mtpeft_plugins.addition.vpt_shallow import Prompt
+from mtpeft_plugins.addition.vpt_shallow import Prompt, drawn_prompts
 
 
 class SharedPrefix(KeyValuePart):
@@ -54,7 +54,7 @@ class PrunedPrompt(TokenPart):
 
     def __init__(self, site: Site, tokens: int, segments: int) -> None:
         super().__init__()
-        start = Prompt(site, tokens, carry=False).tokens.detach().view(tokens * segments, -1)
+        start = drawn_prompts(site, tokens, site.width).detach().view(tokens * segments, -1)
         self.tokens = nn.Parameter(start.clone())
         self.register_buffer("mask", torch.ones(tokens, segments, dtype=torch.bool))
         self.register_buffer("importance", torch.zeros(tokens, segments))

@@ -10,16 +10,16 @@ and the prompts' own way through projections and MLP is the frozen one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Block
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtpeft.api import SHARED, Count, Features, FeaturesInfo, Method, NotApplicable, OutputPart, Part, SidePart, Site
+from mtpeft_plugins.addition.vpt_shallow import drawn_prompts
 
 
 class Queries(OutputPart):
@@ -27,9 +27,7 @@ class Queries(OutputPart):
 
     def __init__(self, site: Site, tokens: int) -> None:
         super().__init__()
-        width = site.in_features
-        bound = math.sqrt(6 / (site.model.patch_inputs + width))
-        self.tokens = nn.Parameter(torch.empty(1, tokens, width).uniform_(-bound, bound))
+        self.tokens = drawn_prompts(site, tokens, site.in_features)
         # frozen, and not the part's own: neither counted nor saved with it
         self.__dict__["block"] = site.model.modules[site.block_path]
 

@@ -10,7 +10,6 @@ abstract.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +29,7 @@ from mtpeft.api import (
     Site,
     TokenPart,
 )
+from mtpeft_plugins.addition.vpt_shallow import drawn_prompts
 
 
 class Relay(TokenPart):
@@ -47,8 +47,7 @@ class First(Relay):
 
     def __init__(self, site: Site) -> None:
         super().__init__()
-        bound = math.sqrt(6 / (site.model.patch_inputs + site.width))
-        self.token = nn.Parameter(torch.empty(1, 1, site.width).uniform_(-bound, bound))
+        self.token = drawn_prompts(site, 1, site.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.token
