@@ -30,6 +30,8 @@ CONFIGURED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("hydra-lora", "vit", {"route": "both", "dropout": 0.2}),
     ("hydra-lora", "convnext", {"route": "both"}),
     ("adaptformer", "vit-reg4", {"ln_in": True, "hidden": 8}),
+    ("adaptformer", "swin", {"input": "raw"}),
+    ("e2vpt", "vit", {"prune": 0.5, "prune_segments": 0.5}),
     ("ssf", "vit", {"init": "identity"}),
     ("ssf", "beit", {"init": "identity"}),
     ("bitfit", "swinv2", {"norm_bias": False}),

@@ -69,6 +69,23 @@ def test_sequential_adapters_bend_the_branches(name, behind, activation):
     expect_close(host.backbone.blocks[1](x), m + adapted("mlp", plain.mlp(plain.norm2(m))))
 
 
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_adaptformer_takes_the_stream_before_the_norm_if_told(family):
+    host = method_host("adaptformer", family, input="raw", hidden=4, scale=0.5)
+    blocks = {"vit": lambda model: model.blocks, "swin": lambda model: model.layers[0].blocks}[family]
+    plain, x = blocks(zoo()[family]())[0], torch.randn(2, 17, 32) if family == "vit" else torch.randn(2, 8, 8, 16)
+    host(torch.zeros(2, 3, 32, 32))
+    middle = x + (plain.attn(plain.norm1(x)) if family == "vit" else plain._attn(plain.norm1(x)))
+    change = 0.5 * bottleneck(parts_at(host)["blocks.0.mlp"], middle, F.relu)
+    expect_close(blocks(host.backbone)[0](x), middle + plain.mlp(plain.norm2(middle)) + change)
+
+
+@pytest.mark.parametrize(("family", "at"), [("convnext", "mlp"), ("maxvit", "mlp"), ("vit", "blocks.0.mlp")])
+def test_adaptformer_refuses_where_there_is_no_stream_before_a_norm(family, at):
+    with pytest.raises(NotApplicable, match="no stream before the norm of"):
+        method_host("adaptformer", family, input="raw", at=at)
+
+
 def test_adapter_plus_scales_each_channel():
     host, x = method_host("adapter-plus"), torch.randn(2, 17, 32)
     host(torch.zeros(2, 3, 32, 32))
@@ -225,6 +242,17 @@ def test_sct_takes_images_without_a_class_as_one_class():
     assert all(bool(part.chosen) for part in parts_at(host).values())
 
 
+def test_sct_keeps_classes_of_different_tasks_apart():
+    torch.manual_seed(0)
+    host = Host(zoo()["vit"](), [("sct", resolve("methods", "sct")())], ["a", "b"]).eval()
+    part = parts_at(host)["blocks.0.middle"]
+    batches = [(task, torch.randn(2, 3, 32, 32), [{"label": torch.tensor(0)}] * 2) for task in ("a", "b")]
+    met, choose = [], part.choose
+    part.choose = lambda: (met.extend(part.squares), choose())
+    host.methods["sct"].calibrate(Context(host, ("a", "b"), ("a", "b"), batches=lambda: iter(batches)))
+    assert met == [("a", 0), ("b", 0)]
+
+
 def test_compacter_is_a_sum_of_kronecker_products_with_shared_factors():
     host = method_host("compacter", hidden=8, terms=4, rank=2)
     part, rule = parts_at(host)["blocks.1.attn"], host.parts.commons["compacter"]["shared"].A
@@ -253,6 +281,12 @@ def test_bi_adapter_runs_on_two_values_for_each_weight():
         expect_close(torch.tensor((low + high) / 2), latent.mean())
         expect_close(torch.tensor((high - low) / 2), 0.67448975 * latent.std())
         assert torch.equal(linear.bits(), latent > latent.mean())
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_bi_adapter_keeps_the_precision_of_its_weights(precision):
+    linear = parts_at(method_host("bi-adapter"))["blocks.0.mlp"].down.to(precision)
+    assert linear(torch.randn(7, 32, dtype=precision)).dtype == precision
 
 
 def test_bi_adapter_passes_gradients_through_the_quantiser():
@@ -286,13 +320,33 @@ def test_res_tuning_adds_an_adapter_of_the_operations_input():
 @pytest.mark.parametrize("tuner", ["prefix", "prompt"])
 def test_res_tuning_adds_attention_to_learned_tokens(tuner):
     tuned = parts_at(method_host("res-tuning", tuner=tuner, tokens=3))["blocks.0.attn"].tuner
-    keys, x = tuned.values if tuned.keys is None else tuned.keys, torch.randn(2, 5, 32)
+    keys, x = tuned.keys, torch.randn(2, 5, 32)
+    values, gain = (tuned.values, 1) if tuner == "prefix" else (keys, tuned.gain)
     heads = [slice(0, 16), slice(16, 32)]
     scores = [(x[..., h] @ keys[:, h].T / 4).softmax(-1) for h in heads]
-    expect_close(tuned(x), torch.cat([s @ tuned.values[:, h] for s, h in zip(scores, heads, strict=True)], -1))
+    expect_close(tuned(x), gain * torch.cat([s @ values[:, h] for s, h in zip(scores, heads, strict=True)], -1))
 
 
-def test_res_tuning_refuses_operations_that_change_the_shape():
+def test_prompts_of_res_tuning_grow_apart():
+    host, target = method_host("res-tuning", random=False, tuner="prompt", tokens=3), torch.randn(4, 32)
+    start, images = parts_at(host)["blocks.0.mlp"].tuner.keys.detach().clone(), torch.randn(4, 3, 32, 32)
+    optimizer = torch.optim.Adam(host.trainable(["a"]).values(), 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.mse_loss(host(images, "a").pooled, target).backward()
+        optimizer.step()
+    steps = parts_at(host)["blocks.0.mlp"].tuner.keys.detach() - start
+    assert float((steps[1:] - steps[0]).abs().min()) > 0
+
+
+@pytest.mark.parametrize("name", ["adaptformer", "bi-adapter", "convpass", "res-tuning", "u-tuning"])
+@pytest.mark.parametrize(("family", "at"), [("vit", "mlp.fc1"), ("pvt", "attn mlp.fc1"), ("resnet", "block")])
+def test_what_stands_beside_a_module_refuses_one_that_changes_the_shape(name, family, at):
+    with pytest.raises(NotApplicable, match="one shape before and behind"):
+        method_host(name, family, at=at)
+
+
+def test_res_tuning_refuses_attention_that_pools():
     with pytest.raises(NotApplicable, match="one shape before and behind"):
         method_host("res-tuning", "hiera")
     assert method_host("res-tuning", "hiera", at="mlp").methods
@@ -314,8 +368,10 @@ def test_res_tuning_refuses_operations_that_change_the_shape():
         ("bi-adapter", {"hidden": 0}),
         ("lorand", {"kernel": 0}),
         ("res-tuning", {"tokens": 0}),
+        ("res-tuning", {"tuner": "prefix", "tokens": 1}),
+        ("u-tuning", {"tuner": "prefix", "tokens": 1}),
     ],
 )
 def test_settings_out_of_range_are_refused(name, settings):
-    with pytest.raises(UsageError, match=r"does not fit|hidden is"):
+    with pytest.raises(UsageError, match=r"does not fit|hidden is|tokens is"):
         build(resolve("methods", name), settings)

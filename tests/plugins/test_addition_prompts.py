@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpeft import load
 from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Context
@@ -112,6 +113,11 @@ def test_vp_refuses_a_border_that_leaves_nothing():
     assert error.value.hint == "set width smaller"
 
 
+def test_vp_refuses_images_that_are_all_border():
+    with pytest.raises(NotApplicable, match="9 pixels wide leaves nothing of an image of 16 x 80"):
+        method_host("vp", "resnet")(torch.zeros(1, 3, 16, 80))
+
+
 def with_streams(host: Host, x: Tensor, start: int, feed=lambda z: z) -> Tensor:
     """The blocks of a plain ViT with a side stream along them."""
     parts, h = parts_at(host), 0.0
@@ -164,6 +170,12 @@ def test_dtl_refuses_a_start_behind_the_last_block():
     assert error.value.hint == "set start lower"
 
 
+@pytest.mark.parametrize("name", ["dtl", "dtl-plus"])
+def test_dtl_refuses_a_stream_that_ends_before_it_is_fed_back(name):
+    with pytest.raises(NotApplicable, match="fed back from block 1 on, and its stream ends at block 0"):
+        method_host(name, blocks="0")
+
+
 @pytest.mark.parametrize("family", ["vit", "siglip", "vit-reg4"])
 def test_vqt_reads_what_a_masked_block_would_give_its_prompts(family):
     host, plain, seen = method_host("vqt", family, tokens=3), Host(zoo()[family]()).eval(), []
@@ -203,6 +215,28 @@ def test_vqt_refuses_other_blocks(family):
         method_host("vqt", family)
 
 
+@pytest.mark.parametrize("family", ["vit", "vit-reg4", "vit-gap", "siglip", "beit", "dinov3"])
+def test_lst_pools_its_change_as_the_backbone_pools(family):
+    host, images = method_host("lst", family), torch.randn(2, 3, *zoo()[family]().patch_embed.img_size)
+    after, before = host(images, "a"), Host(zoo()[family]()).eval()(images)
+    grid, pooled = (after.maps[-1] - before.maps[-1]).mean((2, 3)), after.pooled - before.pooled
+    expect_close(pooled, (after.prefix - before.prefix)[:, 0] if family in ("vit", "vit-reg4") else grid)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blocks": "last:1"}, "read at the features"),
+        ({"at": "attn.qkv"}, "read at the features"),
+        ({"at": "attn.q features"}, r"ask at attn.qkv, not at blocks.0.attn.q"),
+        ({"at": "mlp features"}, r"ask at attn.qkv, not at blocks.0.mlp"),
+    ],
+)
+def test_vqt_refuses_sites_where_its_queries_would_be_lost(settings, message):
+    with pytest.raises(UsageError, match=message):
+        method_host("vqt", **settings)
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -223,42 +257,79 @@ def test_settings_out_of_range_are_refused(name, settings):
         build(resolve("methods", name), settings)
 
 
-def trained_step(host: Host, step: int, steps: int = 4) -> None:
-    """One backward pass, and what the loop does behind it."""
+def trained_step(host: Host, step: int, steps: int = 4) -> bool:
+    """One update as the loop makes it; whether other tensors train from it on."""
+    context = Context(host, ("a",), ("a",), step=step, steps=steps)
+    changed = host.methods["e2vpt"].begin_update(context)
     host.zero_grad(set_to_none=True)
     host(torch.randn(4, 3, 32, 32), "a").pooled.square().sum().backward()
-    host.methods["e2vpt"].after_backward(Context(host, ("a",), ("a",), step=step, steps=steps))
+    host.methods["e2vpt"].after_backward(context)
+    return changed
 
 
-def test_e2vpt_prunes_what_the_loss_does_not_need_and_starts_again():
+def prompts_of(host: Host) -> list[nn.Module]:
+    return [part for name, part in parts_at(host).items() if name.endswith("tokens")]
+
+
+def test_e2vpt_prunes_what_the_loss_does_not_need_and_starts_again(tmp_path):
     host = method_host("e2vpt", random=False, tokens=4, prune=0.5, prune_segments=0.25, segments=4)
-    prompts = [part for name, part in parts_at(host).items() if name.endswith("tokens")]
-    starts = [part.tokens.detach().clone() for part in prompts]
+    prompts, images = prompts_of(host), torch.randn(2, 3, 32, 32)
+    starts = [part(images).detach() for part in prompts]
+    key_values = 3 * 5 * 32
+    assert host.count().parts == 3 * 4 * 32 + key_values
     with torch.no_grad():
         for part in prompts:
             part.tokens.mul_(2)
-            part.tokens[:, 1:3] *= 1e-6  # such tokens do nearly nothing through d loss / d mask
-    for step in range(3):
-        assert all(part.kept == 4 * 32 for part in prompts)
-        trained_step(host, step)
+            part.tokens[4:12] *= 1e-6  # the second and third token do nearly nothing through d loss / d mask
+    assert [trained_step(host, step) for step in range(4)] == [False, False, True, False]
     for part, start in zip(prompts, starts, strict=True):
         assert not part.mask[1:3].any()
-        assert torch.equal(part.tokens, start)
-        assert part.tokens.grad is None
-        masked = part(torch.zeros(1))
-        assert torch.equal(masked.unflatten(2, (4, 8)).any(3)[0], part.mask.bool())
-    assert sum(part.kept for part in prompts) == (3 * 2 * 4 - int(0.25 * 24)) * 8
+        masked = start.unflatten(2, (4, 8)) * part.mask[..., None]
+        assert torch.equal(part(images), masked.flatten(2))
+    kept = (3 * 2 * 4 - int(0.25 * 24)) * 8
+    assert sum(part.tokens.numel() for part in prompts) == kept
+    assert host.count().parts == kept + key_values
+    host.save(tmp_path)
+    again = load(tmp_path, zoo()["vit"]()).eval()
+    assert again.count().parts == kept + key_values
+    assert torch.equal(again(images, "a").pooled, host(images, "a").pooled)
+
+
+def test_a_cut_prompt_gives_the_gradients_of_its_segments():
+    host = method_host("e2vpt", random=False, tokens=4, prune=0.5, prune_segments=0.25, segments=4)
+    for step in range(3):
+        trained_step(host, step)
+    part, seed = prompts_of(host)[0], torch.randn(1, 4, 32)
+    (gradient,) = torch.autograd.grad((part(seed) * seed).sum(), part.tokens)
+    assert torch.equal(gradient, seed.unflatten(2, (4, 8))[0][part.mask])
 
 
 def test_e2vpt_prunes_once():
     host = method_host("e2vpt", random=False, prune=0.5)
     for step in range(3):
         trained_step(host, step)
-    masks = [part.mask.clone() for part in parts_at(host).values() if hasattr(part, "mask")]
+    masks = [part.mask.clone() for part in prompts_of(host)]
     trained_step(host, 3)
-    again = [part.mask for part in parts_at(host).values() if hasattr(part, "mask")]
-    assert len(masks) == 3
-    assert all(torch.equal(a, b) for a, b in zip(masks, again, strict=True))
+    host.methods["e2vpt"].end_task(Context(host, ("a",), ("a",)))
+    assert all(torch.equal(mask, part.mask) for mask, part in zip(masks, prompts_of(host), strict=True))
+    assert not all(mask.all() for mask in masks)
+
+
+def test_e2vpt_prunes_at_the_end_of_a_stage_too_short_for_it():
+    host = method_host("e2vpt", random=False, prune=0.5)
+    assert trained_step(host, 0, steps=1) is False
+    assert not any(part.cut for part in prompts_of(host))
+    host.methods["e2vpt"].end_task(Context(host, ("a",), ("a",)))
+    assert all(part.cut for part in prompts_of(host))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_e2vpt_leaves_prompts_that_were_not_trained(frozen):
+    host = method_host("e2vpt", random=False, prune=0.5)
+    if frozen:
+        host.freeze("shared")
+    host.methods["e2vpt"].end_task(Context(host, ("a",), ("a",)))
+    assert not any(part.cut for part in prompts_of(host))
 
 
 def test_e2vpt_refuses_segments_that_do_not_divide_a_token():

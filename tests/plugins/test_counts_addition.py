@@ -50,7 +50,7 @@ ROWS = [
     ("lorand", "", 2 * L * (2 * (2 * 8 * (D + D // 2) + 8 * 8) + D + D // 2)),
     ("res-tuning", "hidden=8", 2 * L * (2 * D * 8 + 8 + D)),
     ("res-tuning", "tuner=prefix tokens=10", 2 * L * 2 * 10 * D),
-    ("res-tuning", "tuner=prompt tokens=10", 2 * L * 10 * D),
+    ("res-tuning", "tuner=prompt tokens=10", 2 * L * (10 * D + D)),
 ]
 
 

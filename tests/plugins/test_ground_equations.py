@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.adapt import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
@@ -94,6 +95,21 @@ def test_hydra_routed_by_task_folds_into_one_update_per_task():
         gates = own.logits.copies[task].softmax(0)
         update = sum(gates[n] * own.B[:, 2 * n : 2 * n + 2] @ own.A for n in range(3))
         torch.testing.assert_close(host.merged_state(task)["blocks.0.attn.proj.weight"], frozen + 2.0 * update)
+
+
+def test_hydra_routed_by_task_drops_inputs_of_the_update_in_training():
+    host = randomized("hydra-lora", route="task", dropout=0.5)
+    assert not torch.equal(host.train()(IMAGES, "a").pooled, host(IMAGES, "a").pooled)
+    merged = zoo()["vit"]()
+    merged.load_state_dict(host.eval().merged_state("a"))
+    torch.testing.assert_close(host(IMAGES, "a").pooled, Host(merged).eval()(IMAGES).pooled)
+    with pytest.raises(NotApplicable, match="looks at the input"):
+        Host(zoo()["eva02"](), list(host.methods.items()), ["a"])
+
+
+def test_hydra_needs_heads_to_choose_among():
+    with pytest.raises(UsageError, match="heads is 1"):
+        resolve("methods", "hydra-lora")(heads=1)
 
 
 def test_ssf_scales_and_shifts_every_operation():

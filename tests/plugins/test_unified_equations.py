@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Context, Features, Head
-from mtpeft.errors import NotApplicable
+from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo
@@ -80,7 +80,7 @@ def test_u_tuning_stands_beside_attention_mlp_or_block(at):
 
 
 def test_u_tuning_refuses_where_a_shape_changes():
-    with pytest.raises(NotApplicable, match="changes the shape of its input"):
+    with pytest.raises(NotApplicable, match="one shape before and behind"):
         attached("u-tuning", "hiera")
 
 
@@ -120,3 +120,11 @@ def test_gist_weighs_tasks_of_a_mixed_batch_by_their_samples():
     apart = gist.penalty(here) / 4
     host(images[1:], "b")
     torch.testing.assert_close(mixed, apart + gist.penalty(here) * 3 / 4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"blocks": "1-2"}, {"blocks": "0-2"}, {"at": "tokens"}, {"at": "blocks.0.tokens features"}]
+)
+def test_gist_refuses_sites_where_its_token_would_be_lost(settings):
+    with pytest.raises(UsageError, match="through every block to the features"):
+        attached("gist", **settings)

@@ -1,4 +1,4 @@
-"""A supernet in the loop: trained, searched on validation data, cut, and resumed on either side of that."""
+"""What is cut in the loop: a supernet, searched on validation data, or prompts; and resumed on either side of that."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ def test_resumed_in_supernet_or_subnet_it_gives_the_same_bits(tmp_path, scope, a
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
     done = {name: bool(tensor) for name, tensor in saved(tmp_path / "cut").items() if name.endswith("common/done")}
     assert len(done) == (1 if scope == "shared" else 2) and all(done.values())
+
+
+@pytest.mark.parametrize(("scope", "after"), [("shared", 2), ("task", 4)])
+def test_resumed_before_or_behind_the_pruning_of_prompts_it_gives_the_same_bits(tmp_path, scope, after):
+    settings = {"method": f"e2vpt@{scope}"}
+    Session.start(training_toy.config(tmp_path / "whole", "methods.e2vpt.prune=0.5", **settings)).train()
+    interrupted(tmp_path / "cut", after, "methods.e2vpt.prune=0.5", **settings)
+    Session.resume(training_toy.config(tmp_path / "cut", "methods.e2vpt.prune=0.5", **settings)).train()
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    starts = [tensor for name, tensor in saved(tmp_path / "cut").items() if name.endswith("tokens/start")]
+    assert starts and not any(len(start) for start in starts)
 
 
 def test_a_run_trains_the_supernet_then_the_subnet_alone(tmp_path):

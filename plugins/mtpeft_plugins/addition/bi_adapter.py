@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site
+from mtpeft_plugins.addition._beside import refuse_reshaped
 
 QUARTILE = NormalDist().inv_cdf(0.75)
 
@@ -36,7 +37,7 @@ class OneBitLinear(nn.Module):
     def quantised(self) -> Tensor:
         mean, deviation = self.weight.mean(), self.weight.std()
         normal = (self.weight - mean) / (deviation + 1e-5)
-        levels = torch.where(self.bits(), QUARTILE, -QUARTILE)
+        levels = (2 * self.bits().to(normal.dtype) - 1) * QUARTILE
         return (normal + (levels - normal).detach()) * deviation + mean
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,4 +70,5 @@ class BiAdapter(Method):
     dropout: Fraction = 0.1
 
     def part(self, site: Site) -> OutputPart:
+        refuse_reshaped(site)
         return OneBitAdapter(site.width, self.hidden, self.scale, self.dropout)

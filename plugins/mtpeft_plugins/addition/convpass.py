@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Fraction, Method, NotApplicable, OutputPart, Positive, Site
+from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site
+from mtpeft_plugins.addition._beside import refuse_reshaped
 from mtpeft_plugins.addition._grid import over_grid, refuse_reordered, window_of
 
 
@@ -55,8 +56,5 @@ class Convpass(Method):
 
     def part(self, site: Site) -> OutputPart:
         refuse_reordered(site)
-        if not site.keeps_shape:
-            raise NotApplicable(
-                f"a bypass of {site.name} needs one shape before and behind, and {site.model.family} changes it there"
-            )
+        refuse_reshaped(site)
         return ConvolutionalBottleneck(site, self.hidden, self.scale, self.dropout)

@@ -9,6 +9,7 @@ released model also pools the patches instead of the class token; here the backb
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,20 +59,28 @@ class Dtl(Method):
     beta: Positive = 100.0
     start: Whole | None = None
 
-    def part(self, site: Site) -> OutputPart:
-        return self.stream_part(SideStream, site)
+    stream = SideStream
 
-    def stream_part(self, kind: type[SideStream], site: Site) -> SideStream:
-        """A part of ``kind``; refuses backbones without one stream."""
-        model = site.model
+    def common(self, sites: Sequence[Site]) -> nn.Module | None:
+        model = sites[0].model
         if not model.tokens:
             raise NotApplicable(
                 f"dtl carries one stream along all blocks, and {model.family} changes its grid between them"
             )
-        start = len(model.blocks) // 2 if self.start is None else self.start
-        if start >= len(model.blocks):
+        start, last = (
+            self.first_fed(sites[0]),
+            max((site.block for site in sites if site.block is not None), default=-1),
+        )
+        if start > last:
             raise NotApplicable(
-                f"dtl is fed back from block {start} on, and {model.family} has {len(model.blocks)}",
-                hint="set start lower",
+                f"dtl is fed back from block {start} on, and its stream ends at block {last}", hint="set start lower"
             )
-        return kind(site.width, self.rank, self.beta, site.block is not None and site.block >= start)
+        return None
+
+    def part(self, site: Site) -> OutputPart:
+        feeds = site.block is not None and site.block >= self.first_fed(site)
+        return self.stream(site.width, self.rank, self.beta, feeds)
+
+    def first_fed(self, site: Site) -> int:
+        """Index of the first block that the stream is fed back to."""
+        return len(site.model.blocks) // 2 if self.start is None else self.start

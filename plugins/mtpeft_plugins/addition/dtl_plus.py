@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, OutputPart, Site
+from mtpeft.api import Count, Site
 from mtpeft_plugins.addition._grid import over_grid
 from mtpeft_plugins.addition.dtl import Dtl, SideStream
 
@@ -37,9 +37,9 @@ class DtlPlus(Dtl):
 
     kernel: Count = 3
 
+    stream = ConvolvedStream
+
     def common(self, sites: Sequence[Site]) -> nn.Module:
+        super().common(sites)
         width = sites[0].width
         return nn.Conv2d(width, width, self.kernel, groups=width, bias=False)
-
-    def part(self, site: Site) -> OutputPart:
-        return self.stream_part(ConvolvedStream, site)

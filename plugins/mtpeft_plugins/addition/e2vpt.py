@@ -2,21 +2,32 @@
 
 Every block gets ``p`` tokens of its own, whose outputs are dropped, and every attention ``K' = [P; K]``, ``V' = [P;
 V]`` with the same ``P (p_kv, d)``. With ``prune`` or ``prune_segments`` the least important tokens, and of the rest
-the least important segments of channels, are set to zero for good once ``prune_at`` of a stage's steps are done;
-what stays goes back to its first values and is trained on (the paper trains a second run). Importance is the mean
-of ``|d loss / d mask|``; all blocks of an owner compete.
+the least important segments of channels, are zero for good once ``prune_at`` of a stage's steps are done; what stays,
+which alone counts and is saved, goes back to its first values and is trained on (the paper trains a second run).
+Importance is the mean of ``|d loss / d mask|``; all blocks of an owner compete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import SHARED, Context, Count, Fraction, KeyValuePart, Method, NotApplicable, Part, Site
-from mtpeft_plugins.addition.vpt_shallow import Prompt
+from mtpeft.api import (
+    Context,
+    Count,
+    Fraction,
+    KeyValuePart,
+    Method,
+    NotApplicable,
+    Part,
+    Site,
+    TokenPart,
+    zeros,
+)
+from mtpeft_plugins.addition.vpt_shallow import Prompt, drawn_prompts
 
 
 class SharedPrefix(KeyValuePart):
@@ -31,43 +42,46 @@ class SharedPrefix(KeyValuePart):
         return self.tokens, self.tokens
 
 
-class PrunedPrompt(Prompt):
-    """``(1, p, d)`` under a mask ``(p, segments)``; the first values and the importance so far are kept beside it."""
+class PrunedPrompt(TokenPart):
+    """``p`` tokens of which some segments are zero; ``tokens (kept, d / segments)`` are the others.
+
+    Until some are cut, the first values and the importance so far are kept beside them.
+    """
 
     mask: Tensor
     importance: Tensor
     start: Tensor
-    done: Tensor
 
     def __init__(self, site: Site, tokens: int, segments: int) -> None:
-        super().__init__(site, tokens, carry=False)
-        self.register_buffer("mask", torch.ones(tokens, segments))
+        super().__init__()
+        start = drawn_prompts(site, tokens, site.width).detach().view(tokens * segments, -1)
+        self.tokens = nn.Parameter(start.clone())
+        self.register_buffer("mask", torch.ones(tokens, segments, dtype=torch.bool))
         self.register_buffer("importance", torch.zeros(tokens, segments))
-        self.register_buffer("start", self.tokens.detach().clone())
-        self.register_buffer("done", torch.tensor(0))
+        self.register_buffer("start", start)
+
+    @property
+    def cut(self) -> bool:
+        return len(self.start) == 0
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.split(self.tokens) * self.mask[..., None]).flatten(2)
-
-    def split(self, tokens: Tensor) -> Tensor:
-        """``(1, p, d)`` to ``(1, p, segments, d / segments)``."""
-        return tokens.unflatten(2, (self.mask.shape[1], -1))
+        whole = self.tokens.new_zeros(*self.mask.shape, self.tokens.shape[1])
+        return whole.masked_scatter(self.mask[..., None], self.tokens).flatten(1)[None]
 
     def weigh(self) -> None:
         """Add this step's ``d loss / d mask``, which is the product of gradient and value."""
         if self.tokens.grad is not None:
-            self.importance += self.split(self.tokens.grad * self.tokens).sum((0, 3)).abs()
+            self.importance += (self.tokens.grad * self.tokens).sum(1).abs().view_as(self.mask)
 
-    def rewind(self, mask: Tensor) -> None:
+    def keep(self, mask: Tensor) -> None:
+        """Go back to the first values of what ``mask`` keeps, and drop the rest."""
         self.mask.copy_(mask)
-        self.tokens.copy_(self.start)
-        self.tokens.grad = None
-        self.done.fill_(1)
+        self.tokens = nn.Parameter(self.start[mask.flatten()])
+        self.start, self.importance = self.start[:0], self.importance[:0]
 
-    @property
-    def kept(self) -> int:
-        """Numbers that are not switched off."""
-        return int(self.mask.sum()) * self.tokens.shape[2] // self.mask.shape[1]
+    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.tokens = zeros(*shapes["tokens"])
+        self.start, self.importance = (torch.zeros(shapes[name]) for name in ("start", "importance"))
 
 
 @dataclass
@@ -100,24 +114,38 @@ class E2vpt(Method):
 
     @torch.no_grad()
     def after_backward(self, context: Context) -> None:
-        placed = context.host.parts_of(self, context.tasks)
-        for owner in (SHARED, *context.tasks):
-            parts = [p.part for p in placed if p.owner == owner]
-            waiting = [part for part in parts if isinstance(part, PrunedPrompt) and not part.done]
-            for part in waiting:
-                part.weigh()
-            if waiting and context.step >= int(self.prune_at * context.steps):
-                self.cut(waiting)
+        for prompts in self.uncut(context):
+            for prompt in prompts:
+                prompt.weigh()
 
-    def cut(self, prompts: Sequence[PrunedPrompt]) -> None:
-        """Switch off the least important tokens, then segments of those that stay, and rewind."""
-        importance = torch.stack([part.importance for part in prompts])  # (L, p, segments)
-        tokens = importance.sum(2).flatten()
-        mask = torch.ones_like(tokens)
-        mask[tokens.argsort()[: int(self.prune * len(tokens))]] = 0
-        mask = mask.view(*importance.shape[:2], 1).expand_as(importance).flatten().clone()
-        alive = mask.nonzero().flatten()
+    def begin_update(self, context: Context) -> bool:
+        return context.step >= self.prune_at * context.steps and self.cut(context)
+
+    def end_task(self, context: Context) -> None:
+        self.cut(context)
+
+    def uncut(self, context: Context) -> Iterator[list[PrunedPrompt]]:
+        """The prompts of each owner that trains and was not cut yet."""
+        owned: dict[str, list[PrunedPrompt]] = {}
+        for placed in context.host.parts_of(self, context.tasks):
+            if isinstance(placed.part, PrunedPrompt) and not placed.part.cut:
+                owned.setdefault(placed.owner, []).append(placed.part)
+        yield from (prompts for owner, prompts in owned.items() if owner not in context.host.frozen)
+
+    def cut(self, context: Context) -> bool:
+        """Cut the prompts of each owner that were weighed; whether there were any."""
+        weighed = [prompts for prompts in self.uncut(context) if any(bool(p.importance.any()) for p in prompts)]
+        for prompts in weighed:
+            importance = torch.stack([prompt.importance for prompt in prompts])  # (L, p, segments)
+            for prompt, mask in zip(prompts, self.kept(importance), strict=True):
+                prompt.keep(mask)
+        return bool(weighed)
+
+    def kept(self, importance: Tensor) -> Tensor:
+        """What stays, ``(L, p, segments)``: without the least important tokens, then segments of the others."""
+        tokens, mask = importance.sum(2).flatten(), torch.ones_like(importance, dtype=torch.bool)
+        mask.flatten(0, 1)[tokens.argsort()[: int(self.prune * len(tokens))]] = False
+        alive = mask.flatten().nonzero().flatten()
         order = importance.flatten()[alive].argsort()
-        mask[alive[order[: int(self.prune_segments * len(alive))]]] = 0
-        for part, own in zip(prompts, mask.view_as(importance), strict=True):
-            part.rewind(own)
+        mask.view(-1)[alive[order[: int(self.prune_segments * len(alive))]]] = False
+        return mask

@@ -2,8 +2,8 @@
 
 ``s_l = Block_l(mu_l s_{l-1} + (1 - mu_l) down_l(h_l))`` with ``h_l`` the output of block ``l``, ``mu_l =
 sigmoid(a_l / T)``, from ``s_0 = 0`` (the released code starts from the narrowed embedding). The side stream's output is
-added to the backbone's features through ``up``, which starts at zero (the paper reads the side stream alone and prunes
-its weights from the backbone).
+added to the backbone's features, pooled as they are, through ``up``, which starts at zero (the paper reads the side
+stream alone and prunes its weights from the backbone).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mtpeft.api import Count, Features, Method, NotApplicable, SidePart, Site, z
 
 
 class Ladder(SidePart):
-    """A side block for each block of the backbone, ``width / reduction`` wide."""
+    """A side block for each block of the backbone, ``width / reduction`` wide, and at least 8."""
 
     temperature = 0.1
 
@@ -31,6 +31,7 @@ class Ladder(SidePart):
         heads = next(h for h in (narrow // 32, 1) if h and narrow % h == 0)
         self.blocks = nn.ModuleList(Block(narrow, heads, qkv_bias=True) for _ in self.down)
         self.norm, self.up = nn.LayerNorm(narrow), nn.Linear(narrow, wide)
+        self.reads_token = getattr(site.module, "global_pool", "") == "token"
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
@@ -41,12 +42,11 @@ class Ladder(SidePart):
             side = block(keep * side + (1 - keep) * down(tap))
         return self._added(features, self.up(self.norm(side)))
 
-    @staticmethod
-    def _added(features: Features, change: Tensor) -> Features:
+    def _added(self, features: Features, change: Tensor) -> Features:
         """``change (B, P + H W, C)`` added to the prefix tokens, the map and the pooled vector."""
         prefix = 0 if features.prefix is None else features.prefix.shape[1]
         grid = change[:, prefix:].transpose(1, 2).reshape_as(features.maps[-1])
-        pooled = change[:, 0] if prefix else change.mean(1)
+        pooled = change[:, 0] if self.reads_token else change[:, prefix:].mean(1)
         return replace(
             features,
             pooled=features.pooled + pooled,

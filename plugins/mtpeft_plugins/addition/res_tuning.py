@@ -1,9 +1,9 @@
 """Res-Tuning (NeurIPS 2023, arXiv 2310.19859): a tuner beside any operation, ``y' = OP(x) + tuner(x)``.
 
 The tuner is an adapter ``up(GELU(down x))``, a prefix ``softmax(x K^T / sqrt(d_h)) V`` with learned keys and
-values, or a prompt, whose tokens are keys and values at once; prefix and prompt read ``x`` itself as the query,
-head by head (the paper takes the attention's own query). What the tuner adds is zero at the start: ``up``, ``V`` or
-the prompt.
+values, or a prompt, whose tokens are keys and values at once under a gain ``g (d,)``; prefix and prompt read ``x``
+itself as the query, head by head (the paper takes the attention's own query). What the tuner adds is zero at the
+start: ``up``, ``V`` or ``g``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, NotApplicable, OutputPart, Positive, Site, zeros
+from mtpeft.api import Count, Method, OutputPart, Positive, Site, zeros
+from mtpeft_plugins.addition._beside import refuse_reshaped
 from mtpeft_plugins.addition._bottleneck import Bottleneck
 
 
@@ -31,20 +32,24 @@ class BesideOperation(OutputPart):
 
 
 class Attended(nn.Module):
-    """Attention of ``x (..., d)`` to ``values (p, d)`` under ``keys (p, d)``; without keys the values are both."""
+    """Attention of ``x (..., d)`` to ``values (p, d)`` under ``keys (p, d)``.
 
-    def __init__(self, width: int, tokens: int, heads: int, keys: bool) -> None:
+    Without values the keys are both, and a gain starts at zero (zero prompts would get one gradient, and stay one).
+    """
+
+    def __init__(self, width: int, tokens: int, heads: int, values: bool) -> None:
         super().__init__()
-        self.heads, self.values = heads, zeros(tokens, width)
-        self.keys = nn.Parameter(torch.empty(tokens, width)) if keys else None
-        if self.keys is not None:
-            nn.init.xavier_uniform_(self.keys)
+        self.heads, self.keys = heads, nn.Parameter(torch.empty(tokens, width))
+        self.values = zeros(tokens, width) if values else None
+        self.gain = None if values else zeros(width)
+        nn.init.xavier_uniform_(self.keys)
 
     def forward(self, x: Tensor) -> Tensor:
-        keys = self.values if self.keys is None else self.keys
+        values = self.keys if self.values is None else self.values
         query = x.reshape(-1, self.heads, x.shape[-1] // self.heads).transpose(0, 1)
-        key, value = (t.unflatten(-1, (self.heads, -1)).transpose(0, 1).to(x.dtype) for t in (keys, self.values))
-        return F.scaled_dot_product_attention(query, key, value).transpose(0, 1).reshape(x.shape)
+        key, value = (t.unflatten(-1, (self.heads, -1)).transpose(0, 1).to(x.dtype) for t in (self.keys, values))
+        read = F.scaled_dot_product_attention(query, key, value).transpose(0, 1).reshape(x.shape)
+        return read if self.gain is None else self.gain * read
 
 
 @dataclass
@@ -60,12 +65,12 @@ class ResTuning(Method):
     tokens: Count = 10
     scale: Positive = 1.0
 
+    def __post_init__(self) -> None:
+        fits = self.tuner != "prefix" or self.tokens > 1
+        self.check(fits, f"tokens is {self.tokens}", "a prefix tuner chooses among at least 2 keys")
+
     def part(self, site: Site) -> OutputPart:
-        if not site.keeps_shape:
-            raise NotApplicable(
-                f"a tuner of {site.name} needs one shape before and behind, and {site.model.family} changes it there",
-                hint='choose other sites, such as at = "mlp"',
-            )
+        refuse_reshaped(site)
         if self.tuner == "adapter":
             return BesideOperation(Bottleneck(site.width, self.hidden), self.scale)
         heads = getattr(site.module, "num_heads", 1)

@@ -1,10 +1,10 @@
 """SCT, salient channel tuning (IJCV 2023, arXiv 2309.08513): a square map on the few channels that a task uses most.
 
 ``x[K] += s (W x[K] + b)`` on the stream behind each attention. ``K`` are the channels with the largest activations
-on the training data: for each class the root of the mean square over its images and tokens, then the mean over
-classes (samples without a class label count as one class). They are chosen once, before training, and saved with
-the part. ``W`` and ``b`` start at zero; until data was seen, ``K`` are the first channels. (The released code draws
-``W``, and takes norms instead of means, so that a class with more images weighs more.)
+on the training data: for each class the root of the mean square over its images and tokens, then the mean over the
+classes of all tasks (a task's samples without a class label count as one class). They are chosen once, before training,
+and saved with the part. ``W`` and ``b`` start at zero; until data was seen, ``K`` are the first channels. (The released
+code draws ``W``, and takes norms instead of means, so that a class with more images weighs more.)
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ChosenChannels(InputPart):
         self.weight, self.bias = zeros(count, count), zeros(count)
         self.register_buffer("channels", torch.arange(count))
         self.register_buffer("chosen", torch.tensor(0))
-        self.squares: dict[int, list[Tensor]] | None = None
-        self.labels: list[int] = []
+        self.squares: dict[tuple[str, int], list[Tensor]] | None = None
+        self.labels: list[tuple[str, int]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if self.squares is not None:
@@ -76,7 +76,7 @@ class Sct(Method):
         host.eval()
         for task, images, targets in context.batches() if waiting else ():
             for part in waiting:
-                part.labels = [label_of(target) for target in targets]
+                part.labels = [(task, label_of(target)) for target in targets]
             host(images, task)
         host.train(training)
         for part in waiting:

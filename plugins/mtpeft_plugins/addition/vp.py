@@ -26,6 +26,7 @@ class Border(InputPart):
         self.left, self.right = (nn.Parameter(torch.randn(3, height - 2 * border, border)) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_room(self.border, x.shape[1], x.shape[2])
         height, width = x.shape[1] - 2 * self.border, x.shape[2]
         top, bottom = (stretched(strip, self.border, width) for strip in (self.top, self.bottom))
         left, right = (stretched(strip, height, self.border) for strip in (self.left, self.right))
@@ -38,6 +39,18 @@ def stretched(strip: Tensor, height: int, width: int) -> Tensor:
     if strip.shape[1:] == (height, width):
         return strip
     return F.interpolate(strip[None], (height, width), mode="bilinear", align_corners=False)[0]
+
+
+def check_room(border: int, height: int, width: int) -> None:
+    """Refuse a border that leaves nothing of an image.
+
+    Raises:
+        NotApplicable: where that is so.
+    """
+    if 2 * border >= min(height, width):
+        raise NotApplicable(
+            f"a border {border} pixels wide leaves nothing of an image of {height} x {width}", hint="set width smaller"
+        )
 
 
 @dataclass
@@ -60,9 +73,5 @@ class Vp(Method):
             return None
         height, width = site.model.image_size
         border = max(round(min(height, width) * 30 / 224), 1) if self.width is None else self.width
-        if 2 * border >= min(height, width):
-            raise NotApplicable(
-                f"a border {border} pixels wide leaves nothing of an image of {height} x {width}",
-                hint="set width smaller",
-            )
+        check_room(border, height, width)
         return Border(height, width, border)

@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from mtpeft.api import Count, Method, Site, TokenPart
 
 
-class Prompt(TokenPart):
+def drawn_prompts(site: Site, tokens: int, width: int) -> nn.Parameter:
     """``(1, p, d)``, uniform in ``+-sqrt(6 / (patch pixels x 3 + d))``."""
+    bound = math.sqrt(6 / (site.model.patch_inputs + width))
+    return nn.Parameter(torch.empty(1, tokens, width).uniform_(-bound, bound))
+
+
+class Prompt(TokenPart):
+    """``tokens (1, p, d)``."""
 
     def __init__(self, site: Site, tokens: int, carry: bool) -> None:
         super().__init__()
-        bound = math.sqrt(6 / (site.model.patch_inputs + site.width))
-        self.tokens = nn.Parameter(torch.empty(1, tokens, site.width).uniform_(-bound, bound))
-        self.carry = carry
+        self.tokens, self.carry = drawn_prompts(site, tokens, site.width), carry
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tokens

@@ -3,22 +3,23 @@
 In block ``l`` prompts ``P_l (p, d)`` ask, and the block's tokens answer as they do among themselves: ``Z = P +
 Attention(q(LN1 P), K, V)``, ``Z' = Z + MLP(LN2 Z)`` with the block's frozen weights. No token sees a prompt, so the
 backbone's features stay bit for bit and need no gradient. The head sees the pooled vector and all ``L p`` outputs,
-joined (the paper then prunes the head's inputs, which is left to the head here). Beside other methods the keys and
-values are the adapted ones, and the prompts' own way through projections and MLP is the frozen one.
+joined (the paper then prunes the head's inputs, which is left to the head here); heads that read maps alone, as those
+for detection and segmentation do, get nothing from it. Beside other methods the keys and values are the adapted ones,
+and the prompts' own way through projections and MLP is the frozen one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Block
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtpeft.api import SHARED, Count, Features, FeaturesInfo, Method, NotApplicable, OutputPart, Part, SidePart, Site
+from mtpeft_plugins.addition.vpt_shallow import drawn_prompts
 
 
 class Queries(OutputPart):
@@ -26,9 +27,7 @@ class Queries(OutputPart):
 
     def __init__(self, site: Site, tokens: int) -> None:
         super().__init__()
-        width = site.in_features
-        bound = math.sqrt(6 / (site.model.patch_inputs + width))
-        self.tokens = nn.Parameter(torch.empty(1, tokens, width).uniform_(-bound, bound))
+        self.tokens = drawn_prompts(site, tokens, site.in_features)
         # frozen, and not the part's own: neither counted nor saved with it
         self.__dict__["block"] = site.model.modules[site.block_path]
 
@@ -92,6 +91,8 @@ class Vqt(Method):
     def common(self, sites: Sequence[Site]) -> None:
         if all("features" in site.tags for site in sites):
             raise NotApplicable("vqt asks the attention of plain ViT blocks, and this backbone has none")
+        read = any("features" in site.tags for site in sites)
+        self.check(read, "vqt's queries are read at the features, which at or blocks leave out", "keep features in at")
         self.added = sum(self.tokens * site.in_features for site in sites if site.block is not None)
 
     def owners(self, task: str | None, seen: Sequence[str]) -> tuple[str, ...]:
@@ -106,6 +107,8 @@ class Vqt(Method):
             return Blank(self.added) if "features" in site.tags else None
         if "features" in site.tags:
             return Joined()
+        fused = "slice" not in site.tags and site.path.endswith(".attn.qkv")
+        self.check(fused, f"vqt's queries ask at attn.qkv, not at {site.name}", 'use at = "attn.qkv features"')
         block = site.model.modules[site.block_path]
         if type(block) is not Block or type(block.attn) is not Attention or block.attn.gate is not None:
             raise NotApplicable(f"vqt asks the attention of a plain ViT block, and {site.model.family} has another")

@@ -47,6 +47,17 @@ class TaskHydra(Hydra):
         return self.A, torch.einsum("n,onr->or", self.logits.now.softmax(0), heads), self.scale
 
 
+class DroppedTaskHydra(TaskHydra):
+    """The same with dropout on the input of the update; the frozen weight sees all of it."""
+
+    def __init__(self, site: Site, rank: int, heads: int, scale: float, dropout: float) -> None:
+        super().__init__(site, rank, heads, scale)
+        self.dropout = dropout
+
+    def project(self, x: Tensor, a: Tensor) -> Tensor:
+        return F.linear(F.dropout(x, self.dropout, self.training), a)
+
+
 class TokenHydra(Hydra):
     """Gates of each token: ``softmax(R x)``, or ``softmax(R x + w_t)`` with the task's own preference."""
 
@@ -72,7 +83,7 @@ class HydraLora(Method):
 
     paper = "HydraLoRA, NeurIPS 2024, arXiv 2404.19245"
     learning_rate = 1e-3
-    families = "transformers and ConvNeXt; by token only where the linear layers are called"
+    families = "transformers and ConvNeXt; by token, or with dropout, only where the linear layers are called"
 
     at: str = "linear"
     rank: Count = 4
@@ -80,6 +91,9 @@ class HydraLora(Method):
     alpha: Positive = 32.0
     route: Literal["token", "task", "both"] = "token"
     dropout: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        self.check(self.heads > 1, f"heads is {self.heads}", "a router chooses among at least 2; one head is lora")
 
     @property
     def mergeable(self) -> bool:
@@ -91,6 +105,8 @@ class HydraLora(Method):
 
     def part(self, site: Site) -> LowRankPart:
         scale = self.alpha / self.rank
+        if self.route == "task" and self.dropout:
+            return DroppedTaskHydra(site, self.rank, self.heads, scale, self.dropout)
         if self.route == "task":
             return TaskHydra(site, self.rank, self.heads, scale)
         return TokenHydra(site, self.rank, self.heads, scale, self.dropout, task=self.route == "both")

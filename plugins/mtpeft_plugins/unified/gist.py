@@ -10,7 +10,6 @@ abstract.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +29,7 @@ from mtpeft.api import (
     Site,
     TokenPart,
 )
+from mtpeft_plugins.addition.vpt_shallow import drawn_prompts
 
 
 class Relay(TokenPart):
@@ -47,8 +47,7 @@ class First(Relay):
 
     def __init__(self, site: Site) -> None:
         super().__init__()
-        bound = math.sqrt(6 / (site.model.patch_inputs + site.width))
-        self.token = nn.Parameter(torch.empty(1, 1, site.width).uniform_(-bound, bound))
+        self.token = drawn_prompts(site, 1, site.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.token
@@ -103,8 +102,11 @@ class Gist(Method):
     temperature: Positive = 3.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
-        if not any("tokens" in site.tags for site in sites):
-            raise NotApplicable(f"gist adds a token, and the blocks of {sites[0].model.family} take none")
+        model, blocks = sites[0].model, {site.block for site in sites if "tokens" in site.tags}
+        if not blocks:
+            raise NotApplicable(f"gist adds a token, and the blocks of {model.family} take none")
+        whole = len(blocks) == len(model.blocks) and any("features" in site.tags for site in sites)
+        self.check(whole, "gist takes its token through every block to the features", "leave at and blocks as they are")
         return Readings()
 
     def part(self, site: Site) -> Part:

@@ -46,7 +46,7 @@ from mtpeft.api import (
     Whole,
     zeros,
 )
-from mtpeft_plugins.addition.vpt_shallow import Prompt
+from mtpeft_plugins.addition.vpt_shallow import drawn_prompts
 from mtpeft_plugins.partial._calibration import Calibrated, fresh
 from mtpeft_plugins.partial._initialisation import fill_random
 from mtpeft_plugins.unified._subnets import KINDS, Space, Subnet, evolve, kind_of
@@ -93,7 +93,7 @@ class ElasticPrompt(Elastic, TokenPart):
 
     def __init__(self, site: Site, largest: int) -> None:
         super().__init__(largest)
-        self.tokens = Prompt(site, largest, carry=False).tokens
+        self.tokens = drawn_prompts(site, largest, site.width)
 
     @property
     def added(self) -> int:

@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, NotApplicable, OutputPart, Positive, Site, zeros
+from mtpeft.api import Count, Method, OutputPart, Positive, Site, zeros
+from mtpeft_plugins.addition._beside import refuse_reshaped
 from mtpeft_plugins.addition.adaptformer import ParallelBottleneck
 
 
@@ -67,12 +68,12 @@ class UTuning(Method):
     tokens: Count = 10
     scale: Positive = 1.0
 
+    def __post_init__(self) -> None:
+        fits = self.tuner != "prefix" or self.tokens > 1
+        self.check(fits, f"tokens is {self.tokens}", "a prefix tuner chooses among at least 2 keys")
+
     def part(self, site: Site) -> OutputPart:
-        if not site.keeps_shape:
-            raise NotApplicable(
-                f"u-tuning adds a tuner's output to {site.name}, which changes the shape of its input",
-                hint="choose other sites with at",
-            )
+        refuse_reshaped(site)
         if self.tuner == "adapter":
             return ParallelBottleneck(site.width, self.hidden, self.scale, 0.0, norm=False)
         tuner = PrefixTuner if self.tuner == "prefix" else PromptTuner
