@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mtpeft.api import Context, Count, Method, Site, WeightPart, zeros
 from mtpeft_plugins.partial._calibration import Calibrated, fresh, limited, summed_gradients
+from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class SparseRows(WeightPart):
@@ -27,10 +28,10 @@ class SparseRows(WeightPart):
 
     def __init__(self, site: Site, k: int) -> None:
         super().__init__()
-        rows = site.weight.flatten(1)
-        self.values = zeros(len(rows), min(k, rows.shape[1]))
+        out, inputs = matrix_shape(site)
+        self.values = zeros(out, min(k, inputs))
         self.register_buffer("columns", torch.zeros(self.values.shape, dtype=torch.int32))
-        self.shift = zeros(len(rows)) if site.bias else None
+        self.shift = zeros(out) if site.bias else None
         self.choose(site.weight)
 
     def choose(self, scores: Tensor) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, NotApplicable, Positive, Site, zeros
 from mtpeft_plugins.partial._calibration import Calibrated, Moments, evaluating, fresh, limited, watching
 from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, principal_directions, start
+from mtpeft_plugins.partial._matrix import down_shape
 
 
 class LowRank(LowRankPart):
@@ -31,13 +32,14 @@ class LowRank(LowRankPart):
     def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming") -> None:
         super().__init__()
         self.scale, self.departs = scale, init in FROM_WEIGHT
+        shape = down_shape(site, rank)
         if self.departs:
             a, b = start(init, site.weight, rank, scale)
             self.A, self.B = nn.Parameter(a), nn.Parameter(b)
             self.register_buffer("A0", a.clone())
             self.register_buffer("B0", b.clone())
         else:
-            self.A, self.B = nn.Parameter(torch.empty(rank, *site.shape[1:])), zeros(site.out_features, rank)
+            self.A, self.B = nn.Parameter(torch.empty(shape)), zeros(site.out_features, rank)
             fill_random(self.A, init)
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
