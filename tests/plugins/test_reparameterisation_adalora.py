@@ -9,7 +9,9 @@ import torch
 from reparameterised import Reparameterised, close, detached
 
 from mtpeft.api import Context
+from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
+from mtpeft.testing import zoo
 
 
 def small(**settings):
@@ -84,6 +86,23 @@ def test_it_prunes_what_matters_least():
     method.after_step(context)
     kept = [(part.l != 0).tolist() for part in model.parts.values()]
     assert kept == [[True, False, True, False], [False, True, False, True]] * (len(kept) // 2)
+
+
+def test_each_owner_keeps_its_own_budget():
+    torch.manual_seed(0)
+    method = resolve("methods", "adalora")(scope="task", at="attn.qkv", rank=4, target=2)
+    host = Host(zoo()["vit"](), [("adalora", method)], ["loud", "quiet"])
+    context = Context(host, ("loud", "quiet"), ("loud", "quiet"), steps=10)
+    for placed in host.parts_of(method, host.tasks):
+        for parameter in placed.part.parameters():
+            parameter.data.normal_()
+            parameter.grad = torch.randn_like(parameter) * (100 if placed.owner == "loud" else 1)
+    method.after_backward(context)
+    context.step = 9
+    method.after_step(context)
+    for task in host.tasks:
+        kept = sum(int((placed.part.l != 0).sum()) for placed in host.parts_of(method, [task]))
+        assert kept == 2 * len(host.parts_of(method, [task]))
 
 
 def test_importance_is_a_smoothed_sensitivity_times_its_uncertainty():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reparameterised import Reparameterised, close, detached
 
-from mtpeft.errors import UsageError
+from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.plugins import resolve
 from mtpeft.settings import build
 from mtpeft_plugins.partial.lokr import near_square
@@ -110,6 +110,18 @@ def test_glora_scales_and_shifts_weight_and_bias(kind, prompt):
     assert close(folded, weight * (1 + a) + b)
     shifted = weight @ c.expand(32, 1)
     assert close(folded_bias[:, None], bias[:, None] * (1 + d) + e + shifted)
+
+
+@pytest.mark.parametrize("at", ["norm1", "bias", "attn", "features"])
+@pytest.mark.parametrize(
+    "method",
+    ["adalora", "adapterbias", "boft", "dora", "fourierft", "glora", "gps", "hra", "hydra", "kadaptation", "krona",
+     "loha", "lokr", "lora", "lora-fa", "oft", "randlora", "snell", "vera"],
+)  # fmt: skip
+def test_a_site_without_a_weight_matrix_is_refused_by_name(method, at):
+    with pytest.raises(NotApplicable, match="has no weight matrix that could be changed") as caught:
+        Reparameterised(method, at=at)
+    assert "choose linear layers or convolutions with at" in caught.value.hint
 
 
 @pytest.mark.parametrize(

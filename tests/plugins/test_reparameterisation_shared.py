@@ -74,14 +74,21 @@ def test_efft_frames_attention_and_mlp_apart_with_cores_shared_by_layers():
     assert not any(list(part.parameters()) for part in model.parts.values())
 
 
-def test_arc_recomposes_the_input_of_attention_and_mlp():
-    model = Reparameterised("arc", rank=5)
-    for module, place, basis in (("attn.qkv", "blocks.0.attn", "attn 32"), ("mlp.fc1", "blocks.0.mlp", "mlp 32")):
-        u, own = model.common[basis].detach(), detached(model.common[place])
+@pytest.mark.parametrize("at", ["attn.q attn.k attn.v mlp.fc1", "attn.qkv attn.proj mlp.fc1 mlp.fc2"])
+def test_arc_recomposes_each_input_by_its_own_numbers(at):
+    model, seen = Reparameterised("arc", rank=5, at=at), []
+    for place in ("attn", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        if f"blocks.0.{place}" not in model.common:
+            continue
+        seen.append(place)
+        module = "attn.qkv" if place == "attn" else place
         (weight, folded), (bias, folded_bias) = model.weight(module), model.bias(module)
-        x = torch.randn(7, 32)
+        basis = f"{place.rpartition('.')[2]} {weight.shape[1]}"
+        u, own = model.common[basis].detach(), detached(model.common[f"blocks.0.{place}"])
+        x = torch.randn(7, weight.shape[1])
         changed = x + x @ u @ torch.diag(own["c"]) @ u.T + own["b"]
         assert close(x @ folded.T + folded_bias, changed @ weight.T + bias)
+    assert len(seen) == (4 if "proj" in at else 2)
 
 
 def test_vera_scales_rows_of_frozen_matrices():

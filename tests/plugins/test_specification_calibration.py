@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtpeft import load
-from mtpeft.api import Context, MtpeftError
+from mtpeft.api import Context, MtpeftError, NotApplicable, UsageError
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo
@@ -68,6 +68,52 @@ def test_eva_starts_from_the_principal_directions_of_the_inputs():
     cosines = (only(host, "blocks.1.mlp.fc1").A * directions).sum(1).abs()
     torch.testing.assert_close(cosines, torch.ones(3), atol=1e-4, rtol=0)
     assert not only(host, "blocks.1.mlp.fc1").B.any()
+
+
+def test_eva_refuses_a_rank_that_the_inputs_do_not_have():
+    with pytest.raises(UsageError, match='init = "eva" takes 64 directions of the 32 inputs') as error:
+        make("lora", rank=64, init="eva")
+    assert "at most 32" in error.value.hint
+
+
+@pytest.mark.parametrize(("settings", "who"), [({"dropout": 0.1}, "dropout"), ({"init": "eva"}, "EVA")])
+def test_what_needs_an_input_is_refused_by_name_where_there_is_none(settings, who):
+    with pytest.raises(NotApplicable, match=f"^{who} takes the input of blocks.0.attn.q, which is no linear layer"):
+        Host(zoo()["beit"](), [("lora", resolve("methods", "lora")(**settings))], ["a"])
+
+
+@pytest.mark.parametrize(("name", "settings"), [("gps", {}), ("spt", {}), ("lora", {"init": "eva"})])
+def test_a_frozen_owner_is_left_as_it_is(name, settings):
+    host = make(name, ("a", "b"), scope="task", **settings)
+    host.freeze("b")
+    before = {key: tensor.clone() for key, tensor in host.tensors("b").items()}
+    host.methods[name].calibrate(context(host, ("a", "b")))
+    after = host.tensors("b")
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert host.trainable(["a", "b"]).keys() == host.trainable(["a"]).keys()
+    assert host.tensors("a")[f"{name}/common/done"]
+
+
+def test_gps_keeps_its_entries_where_no_batch_shows_a_class_twice():
+    host = make("gps")
+    before = only(host, "blocks.0.mlp.fc1").columns.clone()
+    here = context(host)
+    pairs = list(here.batches())
+    here.batches = lambda: ((task, images[:1], targets[:1]) for task, images, targets in pairs)
+    host.methods["gps"].calibrate(here)
+    assert torch.equal(only(host, "blocks.0.mlp.fc1").columns, before)
+
+
+def test_gps_compares_the_images_that_have_a_label():
+    chosen = []
+    for start, first in ((1, []), (0, [{}])):
+        host = make("gps")
+        here = context(host)
+        batches = [(task, images[start:], first + targets[1:]) for task, images, targets in here.batches()]
+        here.batches = lambda batches=batches: iter(batches)
+        host.methods["gps"].calibrate(here)
+        chosen.append(only(host, "blocks.0.mlp.fc1").columns)
+    assert torch.equal(*chosen)
 
 
 def test_the_contrastive_loss_is_that_of_its_equation():

@@ -105,6 +105,22 @@ def test_attnscale_scales_the_scores_of_each_head():
     torch.testing.assert_close(host.backbone.blocks[0].attn(x), expected)
 
 
+@pytest.mark.parametrize(("family", "at"), [("resnet", "conv"), ("convnext", "grouped-conv"), ("vit", "norm1 mlp.fc1")])
+def test_ia3_scales_the_rows_of_any_weight(family, at):
+    host = attached("ia3", family, at=at)
+    plain, merged = zoo()[family]().state_dict(), host.merged_state("a")
+    for placed in host.parts_of(host.methods["ia3"], ["a"]):
+        key = f"{placed.site.path}.weight"
+        gain = placed.part.gain.detach().view(-1, *[1] * (plain[key].ndim - 1))
+        torch.testing.assert_close(merged[key], gain * plain[key])
+
+
+@pytest.mark.parametrize("at", ["attn.qkv", "attn", "norm1", "mlp.fc1"])
+def test_attnscale_refuses_what_is_no_query_projection(at):
+    with pytest.raises(NotApplicable, match="is no projection of them"):
+        attached("attnscale", at=at)
+
+
 @pytest.mark.parametrize("family", ["swinv2", "maxvit", "resnet"])
 def test_attnscale_refuses_where_a_scale_on_queries_means_nothing(family):
     with pytest.raises(NotApplicable, match="attnscale scales queries"):

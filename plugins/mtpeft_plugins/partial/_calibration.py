@@ -25,12 +25,12 @@ class Calibrated(nn.Module):
 
 
 def fresh(method: Method, context: Context) -> Iterator[tuple[list[Any], list[str]]]:
-    """For each owner that has not looked at data yet: its parts with their sites, and its tasks in this stage."""
+    """For each owner that trains and has not looked at data yet: its parts with their sites, and its tasks here."""
     placed: dict[str, dict[Any, None]] = {}
     tasks: dict[str, dict[str, None]] = {}
     for task in context.tasks:
         for found in context.host.parts_of(method, [task]):
-            if not found.part.common.done:
+            if not found.part.common.done and found.owner not in context.host.frozen:
                 placed.setdefault(found.owner, {})[found] = None
                 tasks.setdefault(found.owner, {})[task] = None
     for owner in placed:

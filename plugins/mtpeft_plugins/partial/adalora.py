@@ -5,18 +5,21 @@
 number of triplets falls by a cubic schedule from ``rank`` to ``target`` per weight, which it reaches with a share
 ``settle`` of the updates left: the ``l`` of the least important are set to zero after the optimizer's step. A triplet's
 importance is that of ``l_k`` plus the means over ``P_k`` and ``Q_k``, each number's a smoothed ``|w dL/dw|`` times its
-smoothed uncertainty. In continual learning every stage runs the whole schedule for the parts that it trains.
+smoothed uncertainty. Each owner's triplets compete among themselves, so no task takes another's rank. In continual
+learning every stage runs the whole schedule for the parts that it trains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, NonNegative, Positive, Site, zeros
+from mtpeft_plugins.partial._matrix import down_shape
 
 
 class Triplets(LowRankPart):
@@ -27,7 +30,7 @@ class Triplets(LowRankPart):
         self.scale = scale
         self.P = nn.Parameter(0.02 * torch.randn(site.out_features, rank))
         self.l = zeros(rank)
-        self.Q = nn.Parameter(0.02 * torch.randn(rank, *site.shape[1:]))
+        self.Q = nn.Parameter(0.02 * torch.randn(down_shape(site, rank)))
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         return self.l.view(-1, *[1] * (self.Q.ndim - 1)) * self.Q, self.P, self.scale
@@ -88,14 +91,8 @@ class Adalora(Method):
         done, steps = context.step + 1, context.steps
         if done <= self.warmup * steps or (done % self.interval and done < self.stop(steps)):
             return
-        parts = dict(self.trained(context))
-        if not parts:
-            return
-        scores = torch.cat([self.score(key, part) for key, part in parts.items()])
-        kept = torch.zeros_like(scores)
-        kept[scores.argsort(descending=True, stable=True)[: round(self.budget(done, steps) * len(parts))]] = 1
-        for part, mask in zip(parts.values(), kept.split(self.rank), strict=True):
-            part.l.mul_(mask)
+        for _, owned in groupby(self.trained(context), key=lambda pair: pair[0].partition("/")[0]):
+            self.prune(dict(owned), self.budget(done, steps))
 
     def end_task(self, context: Context) -> None:
         self.importance = {}
@@ -115,6 +112,14 @@ class Adalora(Method):
         start, stop = self.warmup * steps, self.stop(steps)
         left = 1 - min(max((done - start) / (stop - start), 0), 1)
         return self.target + (self.rank - self.target) * left**3
+
+    def prune(self, parts: dict[str, Triplets], budget: float) -> None:
+        """Keep the most important triplets of all ``parts``, ``budget`` for each on average."""
+        scores = torch.cat([self.score(key, part) for key, part in parts.items()])
+        kept = torch.zeros_like(scores)
+        kept[scores.argsort(descending=True, stable=True)[: round(budget * len(parts))]] = 1
+        for part, mask in zip(parts.values(), kept.split(self.rank), strict=True):
+            part.l.mul_(mask)
 
     def score(self, key: str, part: Triplets) -> Tensor:
         """Importance of each triplet ``(r,)``."""

@@ -19,15 +19,18 @@ from mtpeft_plugins.partial.fact_tt import NO_MATRIX
 
 
 def place(site: Site) -> tuple[str, str]:
-    """The module whose input changes (``blocks.3.attn``), and which ``U`` serves it (``attn 768``).
+    """Whose input changes (``blocks.3.attn``, ``blocks.3.mlp.fc1``), and which ``U`` serves it (``attn 768``).
+
+    q, k and v read one input; any other layer reads its own.
 
     Raises:
         NotApplicable: for a convolution.
     """
     if len(site.shape) != 2:
         raise NotApplicable(f"ARC recomposes tokens, and {site.name} is no linear layer", hint=NO_MATRIX)
-    module = site.name.rpartition(".")[0]
-    return module, f"{module.rpartition('.')[2]} {site.in_features}"
+    module, _, leaf = site.name.rpartition(".")
+    reader = module if leaf in ("q", "k", "v", "qkv") else site.name
+    return reader, f"{reader.rpartition('.')[2]} {site.in_features}"
 
 
 class Coefficients(nn.Module):
@@ -43,14 +46,14 @@ class Recomposed(WeightPart):
 
     def __init__(self, site: Site) -> None:
         super().__init__()
-        self.module, self.basis = place(site)
+        self.reader, self.basis = place(site)
 
     def forward(self, weight: Tensor) -> Tensor:
         u = self.common[self.basis]
-        return weight + (weight @ u * self.common[self.module].c) @ u.t()
+        return weight + (weight @ u * self.common[self.reader].c) @ u.t()
 
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        shift = weight @ self.common[self.module].b
+        shift = weight @ self.common[self.reader].b
         return shift if bias is None else bias + shift
 
 
@@ -68,12 +71,12 @@ class Arc(Method):
     def common(self, sites: Sequence[Site]) -> nn.Module:
         found = Keyed()
         for site in sites:
-            module, basis = place(site)
+            reader, basis = place(site)
             if basis not in found:
                 found[basis] = nn.Parameter(torch.empty(site.in_features, self.rank))
                 nn.init.xavier_uniform_(found[basis])
-            if module not in found:
-                found[module] = Coefficients(site.in_features, self.rank)
+            if reader not in found:
+                found[reader] = Coefficients(site.in_features, self.rank)
         return found
 
     def part(self, site: Site) -> WeightPart:

@@ -61,7 +61,16 @@ class Attnscale(Method):
 
 
 def _heads(site: Site) -> int:
-    """The number of heads of the attention around a query projection."""
+    """The number of heads of the attention around a query projection.
+
+    Raises:
+        NotApplicable: for any other site, and where the queries are normalised.
+    """
+    if not site.name.endswith(".q"):
+        raise NotApplicable(
+            f"attnscale scales queries, and {site.name} is no projection of them",
+            hint='leave at = "attn.q norm-parameter" as it is, and choose blocks with blocks',
+        )
     attention: Any = site.model.modules[site.path.rpartition(".")[0]]
     normed = getattr(attention, "q_norm", None)
     if hasattr(attention, "logit_scale") or not isinstance(normed, nn.Identity | None):

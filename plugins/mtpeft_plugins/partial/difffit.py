@@ -2,7 +2,8 @@
 
 ``x' = x + gamma f(x)`` for attention and MLP, ``gamma (d,)`` starting at ones. The gain sits on the branch's last
 linear layer, behind which only element-wise gains (LayerScale) follow, so it folds into that layer: ``diag(gamma) W``,
-``gamma b``.
+``gamma b``. Where a norm closes the branch (SwinV2), ``gamma`` lies before it; the norm's own gain, which trains too,
+is then the paper's.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ default here, and ``init = "normal"`` is the paper's. A weight with fewer than `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart
 from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
+from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class Places(nn.Module):
@@ -23,7 +25,7 @@ class Places(nn.Module):
 
     def __init__(self, sites: Sequence[Site], count: int, seed: int) -> None:
         super().__init__()
-        for size in {site.weight.numel() for site in sites}:
+        for size in {math.prod(matrix_shape(site)) for site in sites}:
             places = fixed_uniform(seed, size).argsort(stable=True)[:count]
             self.register_buffer(f"of_{size}", places, persistent=False)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Site, WeightPart, zeros
+from mtpeft_plugins.partial._matrix import matrix_shape
 
 Support = Literal["lora", "vector", "scalar", "none"]
 Prompt = Literal["lora", "vector", "none"]
@@ -62,7 +63,7 @@ class Generalized(WeightPart):
 
     def __init__(self, site: Site, method: Glora) -> None:
         super().__init__()
-        out, inputs = site.weight.flatten(1).shape
+        out, inputs = matrix_shape(site)
         self.A = support(method.weight_scale, out, inputs, method.rank)
         self.B = support(method.weight_shift, out, inputs, method.rank)
         self.C = support(method.prompt, inputs, 1, method.rank)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mtpeft.api import Context, Count, Method, Site, WeightPart, zeros
 from mtpeft_plugins.partial._calibration import Calibrated, fresh, limited, summed_gradients
+from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class SparseRows(WeightPart):
@@ -27,10 +28,10 @@ class SparseRows(WeightPart):
 
     def __init__(self, site: Site, k: int) -> None:
         super().__init__()
-        rows = site.weight.flatten(1)
-        self.values = zeros(len(rows), min(k, rows.shape[1]))
+        out, inputs = matrix_shape(site)
+        self.values = zeros(out, min(k, inputs))
         self.register_buffer("columns", torch.zeros(self.values.shape, dtype=torch.int32))
-        self.shift = zeros(len(rows)) if site.bias else None
+        self.shift = zeros(out) if site.bias else None
         self.choose(site.weight)
 
     def choose(self, scores: Tensor) -> None:
@@ -77,13 +78,16 @@ class Gps(Method):
         """Choose the entries of each owner once, by the gradients of its tasks."""
 
         def loss(task: str, images: Tensor, targets: list[dict[str, Any]]) -> Tensor:
-            if "label" not in targets[0]:
+            rows = [row for row, target in enumerate(targets) if "label" in target]
+            if not rows:
                 return context.loss(task, images, targets)
-            return contrastive(context.host(images, task).pooled, torch.stack([t["label"] for t in targets]))
+            labels = torch.stack([targets[row]["label"] for row in rows])
+            return contrastive(context.host(images, task).pooled[rows], labels)
 
         for placed, tasks in fresh(self, context):
             batches = limited(context, tasks, self.calibration_batches)
             found = summed_gradients(context, [p.site for p in placed], batches, loss)
             for p, gradient in zip(placed, found or (), strict=bool(found)):
-                p.part.choose(gradient)
+                if gradient.any():  # none where no batch has two images of one class
+                    p.part.choose(gradient)
                 p.part.common.done.fill_(True)

@@ -2,7 +2,8 @@
 
 ``W' = W H_1 ... H_r`` with ``H_i = I - 2 u_i u_i^T / ||u_i||^2``, an even number of them, equal in pairs at the start.
 A pair is computed from the difference of its vectors (``u^T v = 1 - ||u - v||^2 / 2``), so that equal ones cancel bit
-for bit. The paper's optional orthogonality regularizer is left out.
+for bit. ``orthogonality`` weighs the paper's penalty, ``sum ||I - U^T U||^2`` over unit vectors; its limit, vectors
+made orthogonal by Gram-Schmidt, is left out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart
+from mtpeft.api import Context, Method, NonNegative, Site, WeightPart
+from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 def reflect_twice(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -28,13 +30,21 @@ class Reflections(WeightPart):
 
     def __init__(self, site: Site, rank: int) -> None:
         super().__init__()
-        half = torch.empty(site.weight.flatten(1).shape[1], rank // 2)
+        half = torch.empty(matrix_shape(site)[1], rank // 2)
         nn.init.kaiming_uniform_(half, a=math.sqrt(5))
         self.U = nn.Parameter(half.repeat_interleave(2, dim=1))
 
+    def units(self) -> Tensor:
+        """``(in, r)``, columns of length one."""
+        return self.U / self.U.norm(dim=0)
+
+    def skewness(self) -> Tensor:
+        """How far the unit vectors are from orthogonal: a squared Frobenius norm."""
+        units = self.units()
+        return (units.t() @ units - torch.eye(units.shape[1], device=units.device)).square().sum()
+
     def forward(self, weight: Tensor) -> Tensor:
-        units = (self.U / self.U.norm(dim=0)).unbind(1)
-        turned = weight.flatten(1)
+        units, turned = self.units().unbind(1), weight.flatten(1)
         for u, v in zip(units[::2], units[1::2], strict=True):
             turned = reflect_twice(turned, u, v)
         return turned.view_as(weight)
@@ -50,6 +60,7 @@ class Hra(Method):
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: int = 8
+    orthogonality: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         even = self.rank >= 2 and self.rank % 2 == 0
@@ -57,3 +68,8 @@ class Hra(Method):
 
     def part(self, site: Site) -> WeightPart:
         return Reflections(site, self.rank)
+
+    def penalty(self, context: Context) -> Tensor | None:
+        parts = [placed.part for placed in context.host.parts_of(self, context.tasks)] if self.orthogonality else []
+        terms = [part.skewness() for part in parts if isinstance(part, Reflections) and part.U.requires_grad]
+        return self.orthogonality * torch.stack(terms).sum() if terms else None

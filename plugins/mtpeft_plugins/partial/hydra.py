@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
+from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class Branch(nn.Module):
@@ -33,7 +34,7 @@ class TwoBranches(WeightPart):
 
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__()
-        out, inputs = site.weight.flatten(1).shape
+        out, inputs = matrix_shape(site)
         self.scale = scale
         self.parallel, self.sequential = Branch(inputs, out, rank), Branch(out, out, rank)
 

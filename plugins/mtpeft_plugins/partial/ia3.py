@@ -23,7 +23,7 @@ class RowGain(WeightPart):
         self.gain = nn.Parameter(torch.ones(site.out_features))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.gain[:, None] * weight
+        return self.gain.view(-1, *[1] * (weight.ndim - 1)) * weight
 
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         return None if bias is None else self.gain * bias

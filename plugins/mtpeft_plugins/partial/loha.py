@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
+from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class HadamardProduct(WeightPart):
@@ -19,7 +20,7 @@ class HadamardProduct(WeightPart):
 
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__()
-        out, inputs = site.weight.flatten(1).shape
+        out, inputs = matrix_shape(site)
         self.scale = scale
         self.A1 = nn.Parameter(torch.randn(rank, inputs))
         self.B1 = nn.Parameter(0.1 * torch.randn(out, rank))

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, NotApplicable, Positive, Site, zeros
+from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, NotApplicable, Positive, Site, UsageError, zeros
 from mtpeft_plugins.partial._calibration import Calibrated, Moments, evaluating, fresh, limited, watching
 from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, principal_directions, start
+from mtpeft_plugins.partial._matrix import down_shape
 
 
 class LowRank(LowRankPart):
@@ -31,13 +32,14 @@ class LowRank(LowRankPart):
     def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming") -> None:
         super().__init__()
         self.scale, self.departs = scale, init in FROM_WEIGHT
+        shape = down_shape(site, rank)
         if self.departs:
             a, b = start(init, site.weight, rank, scale)
             self.A, self.B = nn.Parameter(a), nn.Parameter(b)
             self.register_buffer("A0", a.clone())
             self.register_buffer("B0", b.clone())
         else:
-            self.A, self.B = nn.Parameter(torch.empty(rank, *site.shape[1:])), zeros(site.out_features, rank)
+            self.A, self.B = nn.Parameter(torch.empty(shape)), zeros(site.out_features, rank)
             fill_random(self.A, init)
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
@@ -81,14 +83,25 @@ class Lora(Method):
         return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def part(self, site: Site) -> LowRankPart:
-        if self.init == "eva" and (site.bypassed or not isinstance(site.module, nn.Linear)):
-            raise NotApplicable(
-                f"EVA looks at the input of {site.name}, which is no linear layer that {site.model.family} calls",
-                hint="choose other sites with at, or another init",
-            )
+        if self.init == "eva" or self.dropout:
+            self._check_input(site)
         if self.dropout:
             return DroppedLowRank(site, self.rank, self.scale, self.init, self.dropout)
         return LowRank(site, self.rank, self.scale, self.init)
+
+    def _check_input(self, site: Site) -> None:
+        """Refuse what needs a layer's input where there is none to be had, or too little of it."""
+        who, setting = ("EVA", "init") if self.init == "eva" else ("dropout", "dropout")
+        if site.bypassed or not isinstance(site.module, nn.Linear):
+            raise NotApplicable(
+                f"{who} takes the input of {site.name}, which is no linear layer that {site.model.family} calls",
+                hint=f"choose other sites with at, or leave {setting} as it is by default",
+            )
+        if self.init == "eva" and self.rank > site.in_features:
+            raise UsageError(
+                f'init = "eva" takes {self.rank} directions of the {site.in_features} inputs of {site.name}',
+                hint=f"give a rank of at most {site.in_features}, or leave such sites out with at",
+            )
 
     def common(self, sites: Sequence[Site]) -> nn.Module | None:
         return Calibrated() if self.init == "eva" else None

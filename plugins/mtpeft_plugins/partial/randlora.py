@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
 from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
+from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class Bases(nn.Module):
@@ -25,7 +26,7 @@ class Bases(nn.Module):
 
     def __init__(self, sites: Sequence[Site], rank: int, seed: int) -> None:
         super().__init__()
-        shapes = [site.weight.flatten(1).shape for site in sites]
+        shapes = [matrix_shape(site) for site in sites]
         small, large = max(min(s) for s in shapes), max(max(s) for s in shapes)
         drawn = {"A": (rank, small), "B": (math.ceil(small / rank), large, rank)}
         for index, (name, shape) in enumerate(drawn.items()):
@@ -38,7 +39,7 @@ class RandomSum(WeightPart):
 
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__()
-        out, inputs = site.weight.flatten(1).shape
+        out, inputs = matrix_shape(site)
         terms = math.ceil(min(out, inputs) / rank)
         self.scale, self.wide = scale, out < inputs
         self.large = max(out, inputs)

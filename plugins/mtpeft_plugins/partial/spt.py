@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from mtpeft.api import (
     Context,
     Count,
-    LowRankPart,
     Method,
     NotApplicable,
     OutputPart,
@@ -115,8 +114,11 @@ class SingleWeights(Planned, WeightPart):
         return weight.flatten().index_add(0, self.places, self.values.to(weight.dtype)).view_as(weight)
 
 
-class PlannedLowRank(Planned, LowRankPart):
-    """LoRA where the structure asks for it: ``A (r, in)`` Kaiming-uniform and ``B (out, r)`` zero."""
+class PlannedLowRank(Planned, WeightPart):
+    """LoRA where the structure asks for it: ``A (r, in)`` Kaiming-uniform and ``B (out, r)`` zero.
+
+    A weight part like the single weights beside it: one part that needs the weight itself makes all of them run there.
+    """
 
     def __init__(self, site: Site, hidden: int) -> None:
         super().__init__(site)
@@ -135,14 +137,8 @@ class PlannedLowRank(Planned, LowRankPart):
         if self.A is not None:
             fill_random(self.A, "kaiming")
 
-    def factors(self) -> tuple[Tensor, Tensor, float]:
-        if self.A is None or self.B is None:
-            (out, into), device = self.shape, self.common.done.device
-            return torch.zeros(1, into, device=device), torch.zeros(out, 1, device=device), 1.0
-        return self.A, self.B, 1.0
-
     def forward(self, weight: Tensor) -> Tensor:
-        return weight if self.A is None else super().forward(weight)
+        return weight if self.A is None or self.B is None else weight + self.B @ self.A
 
 
 class PlannedAdapter(Planned, OutputPart):
