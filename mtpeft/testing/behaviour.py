@@ -156,7 +156,7 @@ def learns_a_batch(case: Case) -> None:
     for rate in (1e-2, 1e-1, 1e-3):
         host = case.host(("a",))
         host.heads["a"].requires_grad_(False)
-        if not part_parameters(host):
+        if not host.parts.plan("a", host.tasks):
             return
         losses = case.train(host, ["a"], steps=15, rate=rate)
         if min(losses[-3:]) <= 0.95 * losses[0]:

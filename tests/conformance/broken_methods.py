@@ -434,5 +434,24 @@ class RaisesInAHook(Sound):
         raise ValueError("steps are\nnot for me")
 
 
+class OnlyABuffer(OutputPart):
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.register_buffer("gain", torch.zeros(site.width))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.gain
+
+
+@dataclass
+class TrainsNothing(Method):
+    """Its parts hold no parameter."""
+
+    at: str = "mlp"
+
+    def part(self, site: Site) -> OutputPart:
+        return OnlyABuffer(site)
+
+
 class BuildsNothing(Method):
     """Has no `part`, so that it cannot be built."""

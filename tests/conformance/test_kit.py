@@ -45,6 +45,7 @@ FOUND = {
     broken.LeavesATensorBehind: "registers_its_tensors",
     broken.OnePartForAll: "trains_its_own_only",
     broken.NeedsNothing: "asks_for_what_it_needs",
+    broken.TrainsNothing: "learns_a_batch",
     broken.TwoPasses: "passes_as_often_as_it_says",
     broken.ForgetsItsSteps: "resumes_as_if_uninterrupted",
 }
