@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from typing import Any
 
 from mtpeft.commands.count import count
 from mtpeft.commands.methods import describe
+from mtpeft.commands.output import prose
 from mtpeft.peft.method import Method
 from mtpeft.plugins import registry, resolve
 from mtpeft.settings import as_toml
@@ -89,7 +89,7 @@ def table(names: Sequence[str], entries: dict[str, dict[str, Any]], facts: dict[
 def row(name: str, entry: dict[str, Any], facts: Facts) -> str:
     works = sum(not reason for reason in facts["families"].values())
     flags = ["yes" if entry[key] else "no" for key in ("mergeable", "identity")]
-    cells = [f"[`{name}`](#{name})", markdown(entry["idea"]), f"{facts['count']:,}", *flags]
+    cells = [f"[`{name}`](#{name})", entry["idea"], f"{facts['count']:,}", *flags]
     return f"| {' | '.join(cells)} | {works} of {len(facts['families'])} |"
 
 
@@ -98,7 +98,7 @@ def section(name: str, entry: dict[str, Any], facts: Facts) -> list[str]:
     cls = resolve("methods", name)
     method, module = cls(), sys.modules[cls.__module__]
     works = [key for key, reason in facts["families"].items() if not reason]
-    lines = [f"### {name}", "", markdown(inspect.cleandoc(module.__doc__ or "")), ""]
+    lines = [f"### {name}", "", prose(inspect.cleandoc(module.__doc__ or "")), ""]
     lines += [f"- **paper**: {entry['paper'] or 'none'}", f"- **sites**: {sites(method.at)}"]
     lines += [f"- **settings**: {settings(cls) or 'none of its own'}; learning rate {method.learning_rate:g}"]
     lines += [f"- **meant for**: {entry['families'] or 'all'}", f"- **attaches to**: {', '.join(works) or 'none'}"]
@@ -119,11 +119,6 @@ def settings(cls: type[Method]) -> str:
     own = [field for field in fields(cls) if field.name not in COMMON and field.init]
     values = {field.name: field.default if field.default is not MISSING else field.default_factory() for field in own}
     return ", ".join(f"`{name} = {'none' if value is None else as_toml(value)}`" for name, value in values.items())
-
-
-def markdown(text: str) -> str:
-    """Docstring markup to markdown: literals, and references to code."""
-    return re.sub(r"``(.+?)``", r"`\1`", text, flags=re.DOTALL).replace("::\n", ":\n")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -300,11 +300,33 @@ def test_every_one_can_be_shown(capsys, name: str) -> None:
 
 
 def test_listings_as_plain_tables(capsys) -> None:
-    assert re.search(r"^lora +partial +shared +yes +yes ", outcome(capsys, "methods")[1], re.MULTILINE)
+    assert re.search(r"^lora +partial +yes +yes +\S", outcome(capsys, "methods")[1], re.MULTILINE)
     assert re.search(r"^det +AP +% +mtpeft ", outcome(capsys, "tasks")[1], re.MULTILINE)
     assert re.search(
         r"^builtin-methods +mtpeft +\S+ +loaded +\d\.\d{3} +register_methods", outcome(capsys, "plugins")[1], re.M
     )
+
+
+@pytest.mark.parametrize("line", ["methods", "methods boft", "tasks", "tasks multi-label"])
+def test_docstrings_are_printed_without_their_markup(capsys, line: str) -> None:
+    code, out, _ = outcome(capsys, *line.split())
+    assert code == 0 and "``" not in out and "::\n" not in out
+
+
+def test_a_narrow_terminal_cuts_no_id(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = outcome(capsys, "methods")[1]
+    shown = {line.split()[0] for line in out.splitlines() if line[2:3].strip()}
+    assert set(plugins.registry("methods")) <= shown and "…" not in out
+
+
+def test_counts_are_printed_without_and_with_heads(capsys) -> None:
+    out = outcome(capsys, "count", "lora", "--backbone", "vit_base_patch16_224", "--tasks", "2")[1]
+    assert re.search(r"^ +294,912  trained parameters, heads apart$", out, re.MULTILINE)
+    assert re.search(r"^ *1,832,912  with a linear head of 1,000 classes for each task$", out, re.MULTILINE)
+    assert re.search(r"^ +0\.344 %  of the backbone's parameters$", out, re.MULTILINE)
+    assert "head of" not in outcome(capsys, "count", "lora")[1]  # of the micro ViT's pre-training no classes are known
 
 
 class Broken:

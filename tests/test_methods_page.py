@@ -47,7 +47,7 @@ def test_what_was_measured_is_measured_again(method):
 
 
 def test_a_row_shows_what_a_method_declares():
-    entry = {"idea": "An ``idea``", "mergeable": True, "identity": False}
+    entry = {"idea": "An `idea`", "mergeable": True, "identity": False}
     facts = {"count": 12345, "families": {"vit": "", "swin": "", "resnet": "no site"}}
     assert page.row("some-id", entry, facts) == "| [`some-id`](#some-id) | An `idea` | 12,345 | yes | no | 2 of 3 |"
 

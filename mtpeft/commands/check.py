@@ -10,6 +10,7 @@ from mtpeft.commands.output import print_json, print_table
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry
 from mtpeft.testing import CheckFailed, method_checks
+from mtpeft.testing.case import make_method
 from mtpeft.testing.checks import FAMILIES, Check, refused
 
 COLUMNS = ("method", "family", "scope", "result", "failed")
@@ -52,7 +53,14 @@ def methods_of(name: str) -> list[str]:
 
 
 def checked(method: str, families: Sequence[str], compile: bool) -> list[dict[str, Any]]:
-    """One row for each family and scope: how many checks ran, and which failed with what reason."""
+    """One row for each family and scope: how many checks ran, and which failed with what reason.
+
+    A method that cannot be built with its defaults has one row.
+    """
+    try:
+        make_method(method, {})
+    except (MtpeftError, CheckFailed) as error:
+        return [_unbuilt(method, " ".join(str(error).split()))]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for check in method_checks(method, families, slow=compile):
         case = check.case
@@ -68,7 +76,7 @@ def checked(method: str, families: Sequence[str], compile: bool) -> list[dict[st
             },
         )
         _show(str(check))
-        reason = failure(check)
+        reason = check.failure()
         row["checks"] += 1
         if reason:
             row["failed"].append(check.name)
@@ -84,15 +92,9 @@ def _show(what: str) -> None:
         print(f"\r{what:78.78}\r", end="", file=sys.stderr, flush=True)
 
 
-def failure(check: Check) -> str:
-    """Why a check fails, or nothing."""
-    try:
-        check()
-    except CheckFailed as error:
-        return str(error)
-    except Exception as error:
-        return f"{check}: it raises {type(error).__name__}: {error}"
-    return ""
+def _unbuilt(method: str, reason: str) -> dict[str, Any]:
+    row = {"method": method, "family": None, "scope": None, "checks": 1}
+    return row | {"failed": ["builds_with_defaults"], "reasons": [f"{method}: {reason}"], "result": "1 of 1 fail"}
 
 
 def _result(row: dict[str, Any], check: Check) -> str:

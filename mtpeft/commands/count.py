@@ -13,15 +13,6 @@ if TYPE_CHECKING:
     from mtpeft.backbone import Backbone
     from mtpeft.peft.host import Host
 
-WORDS = {
-    "parts": "trained parameters, heads apart",
-    "shared": "of them shared by all tasks",
-    "per_task": "of them owned by each task",
-    "head": "more in linear heads, one for each task",
-    "percent": "% of the backbone's parameters",
-    "bytes": "bytes on disk, heads apart",
-}
-
 
 def run(method: str, *, backbone: str, tasks: int, settings: Sequence[str], json: bool) -> None:
     """Print trained parameters, their share of the backbone and their size on disk.
@@ -35,7 +26,23 @@ def run(method: str, *, backbone: str, tasks: int, settings: Sequence[str], json
         print_json(counted)
         return
     print(f"{method} on {counted['backbone']}, tasks: {tasks}\n")
-    print_table(("number", "what"), [{"number": counted[key], "what": words} for key, words in WORDS.items()])
+    print_table(("number", "what"), in_words(counted))
+
+
+def in_words(counted: dict[str, Any]) -> list[dict[str, str]]:
+    """Rows for people: both ways to count, parts alone and parts with heads; the latter where classes are known."""
+    rows = [
+        (f"{counted['parts']:,}", "trained parameters, heads apart"),
+        (f"{counted['shared']:,}", "of them shared by all tasks"),
+        (f"{counted['per_task']:,}", "of them owned by each task"),
+        (f"{counted['percent']:.3f} %", "of the backbone's parameters"),
+        (f"{counted['bytes']:,}", "bytes on disk, heads apart"),
+    ]
+    if counted["classes"]:
+        with_heads = counted["parts"] + counted["head"]
+        rows.append((f"{with_heads:,}", f"with a linear head of {counted['classes']:,} classes for each task"))
+    width = max(len(number) for number, _ in rows)
+    return [{"number": number.rjust(width), "what": what} for number, what in rows]
 
 
 def count(method: str, backbone: str, tasks: int = 1, settings: Sequence[str] = ()) -> dict[str, Any]:

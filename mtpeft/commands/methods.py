@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from mtpeft.commands.output import print_json, print_one, print_table
+from mtpeft.commands.output import first_line, print_json, print_one, print_table
 from mtpeft.errors import MtpeftError
 from mtpeft.plugins import Entry, registry, resolve
 
-COLUMNS = ("id", "category", "scope", "mergeable", "identity", "idea", "paper")
+COLUMNS = ("id", "category", "mergeable", "identity", "idea")
+DECLARED = ("category", "mergeable", "identity", "families", "paper")
 
 
 def run(name: str | None, *, json: bool) -> None:
     """Print every registered method with what it declares in its default configuration, or one with its settings."""
     if name is not None:
-        print_one(resolve("methods", name), describe(registry("methods")[name]), COLUMNS[1:-2], json=json)
+        print_one(resolve("methods", name), describe(registry("methods")[name]), DECLARED, json=json)
         return
     rows = [describe(entry) for entry in registry("methods").values()]
     if json:
@@ -46,7 +46,7 @@ def _declared(cls: type) -> dict[str, Any]:
         "scope": method.scope,
         "mergeable": method.mergeable,
         "identity": method.identity_at_init,
-        "idea": (inspect.getdoc(cls) or "").partition("\n")[0],
+        "idea": first_line(cls),
         "paper": method.paper,
         "families": method.families,
     }

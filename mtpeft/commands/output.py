@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from json import dumps
@@ -14,6 +15,16 @@ from mtpeft.settings import listed
 def print_json(data: Any) -> None:
     """JSON on stdout."""
     print(dumps(data, indent=2, ensure_ascii=False))
+
+
+def prose(text: str) -> str:
+    """A docstring for people: literals in single backticks, and a colon before an indented block."""
+    return re.sub(r"``(.+?)``", r"`\1`", text, flags=re.DOTALL).replace("::\n", ":\n")
+
+
+def first_line(documented: Any) -> str:
+    """What a class says of itself in one sentence, as `prose`."""
+    return prose(inspect.getdoc(documented) or "").partition("\n")[0]
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -34,7 +45,7 @@ def print_one(cls: type, row: Mapping[str, Any], declared: Sequence[str], *, jso
         print_json({**row, "settings": settings})
         return
     for said in filter(None, map(inspect.getdoc, (cls, inspect.getmodule(cls)))):
-        print(said, end="\n\n")
+        print(prose(said), end="\n\n")
     print_table(declared, [row])
     print()
     print_table(("setting", "takes", "default"), settings)
@@ -46,7 +57,9 @@ def _draw(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=SIMPLE)
+    table = Table(box=SIMPLE)
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0, overflow="fold")  # a name is copied from here: never cut
     for cells in lines:
         table.add_row(*map(Text, cells))
     Console().print(table)

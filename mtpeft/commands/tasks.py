@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from mtpeft.commands.output import print_json, print_one, print_table
+from mtpeft.commands.output import first_line, print_json, print_one, print_table
 from mtpeft.errors import MtpeftError
 from mtpeft.plugins import Entry, registry, resolve
 
@@ -32,17 +31,13 @@ def _task(entry: Entry) -> dict[str, Any]:
     except MtpeftError as error:
         return row | {"metric": None, "unit": None, "higher_is_better": None, "idea": "", "error": error.message}
     declared = {"metric": cls.metric_name, "unit": cls.unit, "higher_is_better": cls.higher_is_better}
-    return row | declared | {"idea": _first_line(cls)}
+    return row | declared | {"idea": first_line(cls)}
 
 
 def _reader(entry: Entry) -> dict[str, Any]:
     row = {"reader": entry.id, "package": entry.distribution, "version": entry.version, "error": None}
     try:
         cls = resolve("readers", entry.id)
-        return row | {"gives": list(cls.gives), "reads": _first_line(cls)}
+        return row | {"gives": list(cls.gives), "reads": first_line(cls)}
     except MtpeftError as error:
         return row | {"gives": [], "reads": "", "error": error.message}
-
-
-def _first_line(documented: Any) -> str:
-    return (inspect.getdoc(documented) or "").partition("\n")[0]

@@ -1,9 +1,8 @@
-"""Checks of what a method is and does: its settings, its start, its training, and what it leaves alone."""
+"""Checks of what a method does: its start, its training, and what it leaves alone."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,40 +11,12 @@ from torch import nn
 from mtpeft.backbone import state_sha256
 from mtpeft.backbone.extract import Extractor
 from mtpeft.backbone.features import Features
-from mtpeft.errors import UsageError
 from mtpeft.peft.host import Host
 from mtpeft.peft.merge import plain_state
-from mtpeft.settings import build
-from mtpeft.testing.case import Case, difference, owned, part_parameters
+from mtpeft.testing.case import Case, difference, owned, part_parameters, tensors
 
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
-
-
-def settings_round_trip(case: Case) -> None:
-    """Its fields are its configuration: written as plain values and read again, they give the same method."""
-    settings = {name: value for name, value in asdict(case.method).items() if value is not None}
-    again = build(type(case.method), settings, "settings")
-    case.expect(again == case.method, f"its settings give another method when read again: {again}")
-
-
-def refuses_unknown_settings(case: Case) -> None:
-    """A misspelt setting is an error that names it."""
-    try:
-        build(type(case.method), {"no_such_setting": 1}, "settings")
-    except UsageError as error:
-        case.expect("no_such_setting" in error.message, f'the error does not name the setting: "{error.message}"')
-    else:
-        case.expect(False, 'it takes a setting "no_such_setting"')
-
-
-def declares_itself(case: Case) -> None:
-    """Declarations have the types that `Method` gives them, and a sentence says what the method is."""
-    method = case.method
-    flags = [method.identity_at_init, method.mergeable, method.needs_task_id, method.needs_task_count]
-    case.expect(all(isinstance(flag, bool) for flag in flags), f"a declaration is neither true nor false: {flags}")
-    case.expect(method.learning_rate > 0, f"its learning rate is {method.learning_rate}")
-    case.expect(method.inference_passes >= 1, f"it declares {method.inference_passes} passes at inference")
-    case.expect(bool((type(method).__doc__ or "").strip()), "its class has no docstring")
 
 
 def starts_as_the_backbone(case: Case) -> None:
@@ -63,6 +34,16 @@ def does_not_start_as_the_backbone(case: Case) -> None:
     with torch.no_grad():
         features = host(case.images(host), "a")
     case.expect(difference(features, plain_features(case)) > 0, "it declares no identity at init, and is one")
+
+
+def registers_its_tensors(case: Case) -> None:
+    """A part's tensors are parameters or buffers, which move, are cast and are saved with the host."""
+    host = case.host(("a",))
+    for module in host.parts.modules():
+        for name, value in vars(module).items():
+            registered = name in _REGISTERED or not list(tensors(value))
+            kept = f"{type(module).__name__}.{name}"
+            case.expect(registered, f"{kept} is neither a parameter nor a buffer: use register_buffer")
 
 
 def is_alive(case: Case) -> None:
@@ -86,6 +67,10 @@ def trains_its_own_only(case: Case) -> None:
     listed = host.trainable(host.tasks)
     open_ = {id(p) for p in host.parameters() if p.requires_grad}
     case.expect(open_ == {id(p) for p in listed.values()}, f"{len(open_)} tensors train, and {len(listed)} are listed")
+    twice = sorted(name for name, p in listed.items() if sum(p is other for other in listed.values()) > 1)
+    case.expect(not twice, f"{' and '.join(twice[:2])} are one tensor: what parts share is built by Method.common")
+    shared = sorted(host.shared_parameters()) if case.method.scope == "task" else []
+    case.expect(not shared, f"its scope is task, and {len(shared)} tensors are shared: {', '.join(shared[:3])}")
     frozen = {id(p) for p in host.backbone.parameters()}
     case.expect(not frozen & open_, "it trains tensors of the backbone")
     counted, summed = host.count().parts, sum(p.numel() for p in part_parameters(host).values())
@@ -171,7 +156,7 @@ def learns_a_batch(case: Case) -> None:
     for rate in (1e-2, 1e-1, 1e-3):
         host = case.host(("a",))
         host.heads["a"].requires_grad_(False)
-        if not part_parameters(host):
+        if not host.parts.plan("a", host.tasks):
             return
         losses = case.train(host, ["a"], steps=15, rate=rate)
         if min(losses[-3:]) <= 0.95 * losses[0]:
@@ -192,15 +177,6 @@ def is_finite_in_bfloat16(case: Case) -> None:
         outputs.float().square().sum().backward()
     wrong = [n for n, p in part_parameters(host).items() if p.grad is not None and not p.grad.isfinite().all()]
     case.expect(not wrong, f"gradients are not finite in bf16: {', '.join(wrong[:3])}")
-
-
-def state_round_trip(case: Case) -> None:
-    """What the method keeps beside its parts comes back from `state` through `restore`."""
-    host = case.host(("a", "b"))
-    case.train(host, ["a"], steps=1)
-    method, again = host.methods[case.name], case.copy()
-    again.restore(method.state())
-    case.same(again.state(), method.state(), "state before and after restore")
 
 
 def plain_features(case: Case) -> Features:

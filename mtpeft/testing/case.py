@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -11,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.backbone.features import Features, FeaturesInfo
+from mtpeft.errors import MtpeftError
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import SHARED, Context, Method
-from mtpeft.plugins import resolve
+from mtpeft.plugins import in_words, resolve
 from mtpeft.settings import build
 from mtpeft.task import Head
 from mtpeft.testing.zoo import zoo
@@ -66,8 +70,12 @@ class Case:
     def expect(self, condition: bool, text: str) -> None:
         """Raises CheckFailed with ``text`` unless ``condition`` holds."""
         if not condition:
-            where = f"{self.name} ({self.method.scope}) on {self.family}"
-            raise CheckFailed(f"{where}: {self.check}: {text}")
+            raise CheckFailed(f"{self.where}: {self.check}: {text}")
+
+    @property
+    def where(self) -> str:
+        """What is checked, for messages."""
+        return f"{self.name} ({self.method.scope}) on {self.family}"
 
     def copy(self, **changes: Any) -> Method:
         """The method configured again, so that no check sees another's state."""
@@ -109,37 +117,11 @@ class Case:
 
     def train(self, host: Host, tasks: Sequence[str], *, steps: int = 3, rate: float = 1e-2) -> list[float]:
         """Train as the loop does, the method's hooks included; returns the loss of each step."""
-        context = Context(host, tuple(tasks), tuple(host.tasks), stages=1, steps=steps, loss=loss_of(host))
-        context.batches = lambda: iter([batch(self, host, task) for task in tasks])
-        context.score = lambda task, samples: -evaluated(host, context.loss, batch(self, host, task))
-        method = host.methods[self.name]
-        method.calibrate(context)
-        method.begin_task(context)
-        optimizer = optimizer_of(host, tasks, rate)
-        host.train()
-        losses = []
-        for context.step in range(steps):
-            host.zero_grad(set_to_none=True)
-            if method.begin_update(context):
-                optimizer = optimizer_of(host, tasks, rate)
-            losses.append(float(self._step(host, context)))
-            if optimizer is not None:
-                optimizer.step()
-            method.after_step(context)
-        method.end_task(context)
-        host.zero_grad(set_to_none=True)
-        host.eval()
+        training = Training(self, host, tasks, steps, rate)
+        training.begin()
+        losses = [training.update() for _ in range(steps)]
+        training.end()
         return losses
-
-    def _step(self, host: Host, context: Context) -> Tensor:
-        method = host.methods[self.name]
-        terms = [context.loss(*batch(self, host, task)) for task in context.tasks]
-        penalty = method.penalty(context)
-        loss = torch.stack([*terms, *([] if penalty is None else [penalty])]).sum()
-        if loss.requires_grad:
-            loss.backward()
-        method.after_backward(context)
-        return loss.detach()
 
     def close(self, mine: Any, other: Any, what: str, tolerance: float = TOLERANCE) -> None:
         """Expects two outputs to agree to ``tolerance`` of the larger one's size (of 1, where it is smaller than 1)."""
@@ -157,12 +139,81 @@ class Case:
         self.expect(equal, f"{what} are not bit-identical: they differ by {difference(mine, other):.2g}")
 
 
+class Training:
+    """A stage as the loop runs it: the method's hooks, the losses of its tasks on fixed batches, and AdamW."""
+
+    def __init__(self, case: Case, host: Host, tasks: Sequence[str], steps: int, rate: float) -> None:
+        self.case, self.host, self.rate = case, host, rate
+        self.method = host.methods[case.name]
+        self.optimizer: torch.optim.Optimizer | None = None
+        loss = loss_of(host)
+        self.context = Context(host, tuple(tasks), tuple(host.tasks), stages=1, steps=steps, loss=loss)
+        self.context.batches = lambda: iter([batch(case, host, task) for task in tasks])
+        self.context.score = lambda task, samples: -evaluated(host, loss, batch(case, host, task))
+
+    def begin(self) -> None:
+        self.method.calibrate(self.context)
+        self.method.begin_task(self.context)
+        self.make_optimizer()
+
+    def make_optimizer(self) -> None:
+        self.optimizer = optimizer_of(self.host, self.context.tasks, self.rate)
+
+    def update(self) -> float:
+        """One update; returns its loss."""
+        self.host.train()
+        self.host.zero_grad(set_to_none=True)
+        if self.method.begin_update(self.context):
+            self.make_optimizer()
+        loss = self._backward()
+        if self.optimizer is not None:
+            self.optimizer.step()
+        self.method.after_step(self.context)
+        self.context.step += 1
+        return loss
+
+    def _backward(self) -> float:
+        context = self.context
+        terms = [context.loss(*batch(self.case, self.host, task)) for task in context.tasks]
+        penalty = self.method.penalty(context)
+        loss = torch.stack([*terms, *([] if penalty is None else [penalty])]).sum()
+        if loss.requires_grad:
+            loss.backward()
+        self.method.after_backward(context)
+        return float(loss.detach())
+
+    def end(self) -> None:
+        self.method.end_task(self.context)
+        self.host.zero_grad(set_to_none=True)
+        self.host.eval()
+
+
 def make_method(method: str | type[Method] | Method, settings: dict[str, Any]) -> tuple[str, Method]:
-    """``(name, configured method)`` of an id, a class or a configured method."""
+    """``(name, configured method)`` of an id, a class or a configured method.
+
+    Raises:
+        UsageError: for settings that do not fit.
+        CheckFailed: for what is no method, or cannot be built.
+    """
     if isinstance(method, Method):
         return type(method).__name__, type(method)(**{**asdict(method), **settings})
     cls = resolve("methods", method) if isinstance(method, str) else method
-    return (method if isinstance(method, str) else cls.__name__), build(cls, settings, "settings")
+    name = method if isinstance(method, str) else cls.__name__
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise CheckFailed(f"{name}: {cls!r} is no subclass of mtpeft.api.Method")
+    try:
+        return name, build(cls, settings, "settings")
+    except MtpeftError:
+        raise
+    except Exception as error:
+        raise CheckFailed(f"{name} cannot be built: it raises {said(error, cls)}") from error
+
+
+def said(error: Exception, cls: type) -> str:
+    """An exception on one line, with the place in the file of ``cls`` where it arose."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
+    return in_words(error) + (f" ({Path(str(file)).name}, line {lines[-1]})" if lines else "")
 
 
 def batch(case: Case, host: Host, task: str) -> tuple[str, Tensor, list[dict[str, Any]]]:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from mtpeft.errors import MtpeftError, NotApplicable, UsageError, did_you_mean
-from mtpeft.peft.host import Host
+from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft.method import Method
-from mtpeft.testing import behaviour, folding, routing
-from mtpeft.testing.case import Case, CheckFailed, make_method
+from mtpeft.testing import behaviour, declarations, folding, resuming, routing
+from mtpeft.testing.case import Case, CheckFailed, make_method, said
+from mtpeft.testing.declarations import attaches, refused, refuses_in_one_sentence
 from mtpeft.testing.zoo import zoo
 
 FAMILIES = ("vit", "vit-reg4", "vit-gap", "beit", "eva02", "dinov3", "swin", "swinv2", "convnext", "resnet")
@@ -29,11 +28,18 @@ SCOPES = ("shared", "task")
 SLOW = (routing.compiles,)
 
 _OF_THE_CLASS = (
-    behaviour.settings_round_trip,
-    behaviour.refuses_unknown_settings,
-    behaviour.declares_itself,
+    declarations.settings_round_trip,
+    declarations.refuses_unknown_settings,
+    declarations.refuses_settings_out_of_range,
+    declarations.declares_itself,
+    declarations.spells_what_it_overrides,
 )
 _ALWAYS = (
+    declarations.builds_parts,
+    declarations.keeps_shapes,
+    declarations.asks_for_what_it_needs,
+    declarations.passes_as_often_as_it_says,
+    behaviour.registers_its_tensors,
     behaviour.is_alive,
     behaviour.trains_its_own_only,
     behaviour.leaves_the_backbone_alone,
@@ -43,7 +49,8 @@ _ALWAYS = (
     behaviour.evaluates_samples_alone,
     behaviour.learns_a_batch,
     behaviour.is_finite_in_bfloat16,
-    behaviour.state_round_trip,
+    resuming.state_round_trip,
+    resuming.resumes_as_if_uninterrupted,
     folding.saves_what_it_trains,
     routing.mixed_equals_separate,
     routing.composes_with_itself,
@@ -93,6 +100,16 @@ class Check:
             if self.reason:
                 raise CheckFailed(f"{self}: it is expected to fail ({self.reason}), and passes")
 
+    def failure(self) -> str:
+        """Run; why it fails in one line, or nothing."""
+        try:
+            self()
+        except CheckFailed as error:
+            return str(error)
+        except Exception as error:
+            return f"{self.case.where}: {self.name}: it raises {said(error, type(self.case.method))}"
+        return ""
+
 
 def method_checks(
     method: str | type[Method] | Method,
@@ -114,6 +131,7 @@ def method_checks(
 
     Raises:
         UsageError: for a family or a check that there is not, or an expected failure without a reason.
+        CheckFailed: if the method cannot be built.
     """
     expected = dict(expected_failures or {})
     for check, reason in expected.items():
@@ -125,8 +143,7 @@ def method_checks(
         name, made = make_method(method, {**(settings or {}), "scope": scope})
         for family in families or FAMILIES:
             case = Case(name, made, family)
-            functions = _functions(made) if refused(case) is None else (refuses_in_one_sentence,)
-            for function in functions:
+            for function in _chosen(case):
                 if slow or function not in SLOW:
                     yield Check(function, case, expected.get(function.__name__, ""))
 
@@ -137,14 +154,7 @@ def check_method(method: str | type[Method] | Method, families: Sequence[str] | 
     Raises:
         CheckFailed: with one line for each failed check.
     """
-    failures = []
-    for check in method_checks(method, families, **options):
-        try:
-            check()
-        except CheckFailed as error:
-            failures.append(str(error))
-        except Exception as error:
-            failures.append(f"{check}: it raises {type(error).__name__}: {error}")
+    failures = list(filter(None, (check.failure() for check in method_checks(method, families, **options))))
     if failures:
         raise CheckFailed("\n".join(failures))
 
@@ -163,19 +173,13 @@ def parametrize_with_checks(
     return pytest.mark.parametrize("check", marked)
 
 
-def refuses_in_one_sentence(case: Case) -> None:
-    """Where a method makes no sense, attaching it is refused in one sentence and leaves the backbone as it was."""
-    backbone = case.backbone()
-    before = behaviour.anatomy(backbone)
-    error = folding.refusal(lambda: case.host(backbone=backbone), NotApplicable, UsageError)
-    folding.expect_refusal(case, error, "it was refused, and now it is not")
-    case.expect(behaviour.anatomy(backbone) == before, "a refusal leaves the backbone changed")
-
-
-def refused(case: Case) -> MtpeftError | None:
-    """Why a method cannot be attached to a family, or None."""
-    attach = partial(Host, case.backbone(), [(case.name, case.copy())], ["a"])
-    return folding.refusal(attach, NotApplicable, UsageError)
+def _chosen(case: Case) -> tuple[Callable[[Case], None], ...]:
+    """The checks of a method on a family: all, or the one of its refusal, or of what else attaching ends in."""
+    try:
+        error = refused(case)
+    except Exception:
+        return (attaches,)
+    return _functions(case.method) if error is None else (refuses_in_one_sentence,)
 
 
 def _functions(method: Method | None) -> tuple[Callable[[Case], None], ...]:
@@ -191,7 +195,7 @@ def _functions(method: Method | None) -> tuple[Callable[[Case], None], ...]:
         chosen.append(folding.merging_nothing_changes_nothing)
     if method is None or not method.mergeable:
         chosen.append(folding.refuses_to_merge)
-    return (*chosen, refuses_in_one_sentence) if method is None else tuple(chosen)
+    return (*chosen, attaches, refuses_in_one_sentence) if method is None else tuple(chosen)
 
 
 def _known(names: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -41,12 +41,29 @@ class Boastful(Sound):
     mergeable = False
 
 
+@dataclass
+class Wide(Sound):
+    """Gives a weight of another shape."""
+
+    def part(self, site: Site) -> WeightPart:
+        return Transposed(site)
+
+
+class Transposed(Shift):
+    def forward(self, weight):
+        return super().forward(weight).T
+
+
+class Unfinished(Method):
+    """Has no `part`."""
+
+
 @pytest.fixture
 def package(installed_plugins: None) -> None:
     module = types.ModuleType("mtpeft_double")
-    module.Sound, module.Boastful = Sound, Boastful
+    module.Sound, module.Boastful, module.Wide, module.Unfinished = Sound, Boastful, Wide, Unfinished
     sys.modules["mtpeft_double"] = module
-    names = {"sound": "mtpeft_double:Sound", "boastful": "mtpeft_double:Boastful"}
+    names = {name.lower(): f"mtpeft_double:{name}" for name in ("Sound", "Boastful", "Wide", "Unfinished")}
     plugin = types.SimpleNamespace(register_methods=hookimpl(lambda: names))
     plugins.manager().register(plugin, "mtpeft-double")
 
@@ -70,6 +87,17 @@ def test_a_package_is_all_its_methods_and_the_broken_promise_is_named(capsys, pa
     assert code == 1
     assert "refuses_to_merge" in out and "boastful" in out and "sound" in out
     assert "checks failed" in err and "hint:" in err
+
+
+def test_a_method_that_cannot_run_or_be_built_hides_no_other(capsys, package):
+    code, out, err = outcome(capsys, "mtpeft-double", "--json")
+    failed = {row["method"]: row["failed"] for row in json.loads(out)["checks"]}
+    assert code == 1 and failed["sound"] == []
+    assert failed["wide"] == ["attaches"] and failed["unfinished"] == ["builds_with_defaults"]
+    code, out, err = outcome(capsys, "wide")
+    assert code == 1 and "wide (shared) on vit: attaches: Transposed.forward gives the shape (32, 128)" in err
+    code, out, err = outcome(capsys, "unfinished")
+    assert code == 1 and "unfinished: " in err and "abstract" in err
 
 
 def test_what_is_neither_is_said(capsys, package):

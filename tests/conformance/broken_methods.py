@@ -231,3 +231,227 @@ class SpeaksOfNothing(Sound):
     def part(self, site: Site) -> WeightPart:
         self.check(False, "no.")
         return Factors(site)
+
+
+class NotADataclass(Sound):
+    """Has settings, and is no dataclass: its own pattern is not read."""
+
+    at: str = "attn"
+
+
+@dataclass
+class DeclaresASetting(Sound):
+    """Anyone may set what it declares."""
+
+    mergeable: bool = True
+
+
+@dataclass
+class Undocumented(Sound):
+    pass
+
+
+Undocumented.__doc__ = "Undocumented(scope: str = 'shared')"  # what dataclass writes where nobody has
+
+
+@dataclass
+class MisspeltHook(Sound):
+    """Its hook never runs."""
+
+    def after_bakward(self, context: object) -> None:
+        raise AssertionError
+
+
+class MisspeltBias(WeightPart):
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.gain = zeros(site.out_features)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * (1 + self.gain[:, None])
+
+    def bais(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        return bias
+
+
+@dataclass
+class MisspellsInItsPart(Sound):
+    """The bias is left as it is."""
+
+    def part(self, site: Site) -> WeightPart:
+        return MisspeltBias(site)
+
+
+@dataclass
+class NoPattern(Method):
+    """No site gets its part."""
+
+    mergeable = True
+
+    def part(self, site: Site) -> WeightPart:
+        return Factors(site)
+
+
+@dataclass
+class ForgetsToReturn(Sound):
+    """Its part is built and lost."""
+
+    def part(self, site: Site) -> None:
+        Factors(site)
+
+
+@dataclass
+class MatchesNothing(Sound):
+    """Its pattern is misspelt, so that every family refuses."""
+
+    at: str = "mpl.fc1"
+
+
+@dataclass
+class NoRange(Sound):
+    """Takes any rank."""
+
+    rank: int = 2
+
+    def part(self, site: Site) -> WeightPart:
+        torch.empty(self.rank)
+        return Factors(site)
+
+
+class Narrow(Activation):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y).mean(1, keepdim=True)
+
+
+@dataclass
+class GivesOneToken(Method):
+    """The stream broadcasts what its part gives."""
+
+    identity_at_init = False
+    at: str = "mlp"
+
+    def part(self, site: Site) -> OutputPart:
+        return Narrow(site)
+
+
+class Wider(Activation):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([y, y], -1)
+
+
+@dataclass
+class GivesTooMuch(Method):
+    """Nothing fits what its part gives."""
+
+    at: str = "mlp"
+
+    def part(self, site: Site) -> OutputPart:
+        return Wider(site)
+
+
+@dataclass
+class GivesALayer(Method):
+    """A layer is no part."""
+
+    at: str = "mlp"
+
+    def part(self, site: Site) -> nn.Module:
+        return nn.Linear(site.width, site.width)
+
+
+class LooseTensor(Activation):
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.scale = torch.linspace(1, 2, site.width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.scale * self.gain * torch.tanh(y)
+
+
+@dataclass
+class LeavesATensorBehind(Method):
+    """One of its tensors stays where it is when the host moves to another device."""
+
+    at: str = "mlp"
+
+    def part(self, site: Site) -> OutputPart:
+        return LooseTensor(site)
+
+
+@dataclass
+class OnePartForAll(Method):
+    """Gives the same part to every site."""
+
+    at: str = "mlp"
+
+    def part(self, site: Site) -> OutputPart:
+        return self.__dict__.setdefault("only", Activation(site))
+
+
+@dataclass
+class SharesInSecret(Sound):
+    """Every task trains what each should own."""
+
+    def owners(self, task: str | None, seen: object) -> tuple[str, ...]:
+        return ("shared",)
+
+
+@dataclass
+class NeedsNothing(Sound):
+    """Says that it must know the task, and runs without."""
+
+    needs_task_id = True
+
+
+@dataclass
+class TwoPasses(Sound):
+    """Runs the backbone twice, and says once."""
+
+    def encode(self, host, images, route):
+        host.run(images, route)
+        return host.run(images, route)
+
+
+@dataclass
+class ForgetsItsSteps(Sound):
+    """Shrinks what it trains by a step count that no restart survives."""
+
+    def __post_init__(self) -> None:
+        self.steps = 0
+
+    def after_step(self, context) -> None:
+        self.steps += 1
+        with torch.no_grad():
+            for parameter in context.host.shared_parameters().values():
+                parameter.mul_(1 - 0.01 * self.steps)
+
+
+@dataclass
+class RaisesInAHook(Sound):
+    """One of its hooks is wrong."""
+
+    def after_step(self, context) -> None:
+        raise ValueError("steps are\nnot for me")
+
+
+class OnlyABuffer(OutputPart):
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.register_buffer("gain", torch.zeros(site.width))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.gain
+
+
+@dataclass
+class TrainsNothing(Method):
+    """Its parts hold no parameter."""
+
+    at: str = "mlp"
+
+    def part(self, site: Site) -> OutputPart:
+        return OnlyABuffer(site)
+
+
+class BuildsNothing(Method):
+    """Has no `part`, so that it cannot be built."""

@@ -30,14 +30,62 @@ FOUND = {
     broken.KeepsABias: "settings_round_trip",
     broken.DrawsElsewhere: "repeats_from_its_seed",
     broken.SpeaksOfNothing: "refuses_in_one_sentence",
+    broken.NotADataclass: "declares_itself",
+    broken.DeclaresASetting: "declares_itself",
+    broken.Undocumented: "declares_itself",
+    broken.MisspeltHook: "spells_what_it_overrides",
+    broken.MisspellsInItsPart: "spells_what_it_overrides",
+    broken.NoPattern: "builds_parts",
+    broken.ForgetsToReturn: "builds_parts",
+    broken.MatchesNothing: "refuses_in_one_sentence",
+    broken.NoRange: "refuses_settings_out_of_range",
+    broken.GivesOneToken: "keeps_shapes",
+    broken.GivesTooMuch: "attaches",
+    broken.GivesALayer: "attaches",
+    broken.LeavesATensorBehind: "registers_its_tensors",
+    broken.OnePartForAll: "trains_its_own_only",
+    broken.NeedsNothing: "asks_for_what_it_needs",
+    broken.TrainsNothing: "learns_a_batch",
+    broken.TwoPasses: "passes_as_often_as_it_says",
+    broken.ForgetsItsSteps: "resumes_as_if_uninterrupted",
 }
 
 
 @pytest.mark.parametrize("method", FOUND, ids=lambda method: method.__name__)
 def test_what_is_broken_is_found(method: type[Method]) -> None:
+    (check,) = [check for check in method_checks(method, ["vit"], ["shared"]) if check.name == FOUND[method]]
+    with pytest.raises(CheckFailed, match=rf"{method.__name__} \(shared\) on vit: {FOUND[method]}: "):
+        check()
+
+
+def test_all_that_fails_is_told() -> None:
     with pytest.raises(CheckFailed) as failed:
-        check_method(method, ["vit"], scopes=["shared"], slow=False)
-    assert f"{method.__name__} (shared) on vit: {FOUND[method]}: " in str(failed.value)
+        check_method(broken.NoPattern, ["vit"], slow=False)
+    assert [line.split(": ")[1] for line in str(failed.value).splitlines()] == ["builds_parts", "builds_parts"]
+
+
+def test_a_task_owns_what_it_trains() -> None:
+    (check,) = [c for c in method_checks(broken.SharesInSecret, ["vit"], ["task"]) if c.name == "trains_its_own_only"]
+    with pytest.raises(CheckFailed, match=r"its scope is task, and 6 tensors are shared: "):
+        check()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (broken.BuildsNothing, "BuildsNothing cannot be built: it raises TypeError: .*abstract"),
+        (Wiring, "Wiring: .* is no subclass of mtpeft.api.Method"),
+    ],
+)
+def test_what_cannot_be_built_is_told(method: type, message: str) -> None:
+    with pytest.raises(CheckFailed, match=message):
+        check_method(method, ["vit"])
+
+
+def test_an_error_in_a_method_is_told_in_one_line_with_its_place() -> None:
+    (check,) = _named(broken.RaisesInAHook, "learns_a_batch", {})
+    said = r"learns_a_batch: it raises ValueError: steps are not for me \(broken_methods\.py, line \d+\)$"
+    assert re.search(said, check.failure())
 
 
 def test_a_failure_says_the_number() -> None:

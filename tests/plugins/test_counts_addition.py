@@ -77,6 +77,9 @@ def parsed(text: str) -> int | bool | str:
 def test_the_command_counts_the_same():
     settings = ["methods.convpass.hidden=8", "methods.convpass.at=attn"]
     assert count("convpass", "vit_base_patch16_224", settings=settings)["parts"] == 163776
+    at = "methods.lora.at=attn.qkv attn.proj mlp.fc1 mlp.fc2"
+    owned = count("lora", "vit_base_patch16_224", 3, ["methods.lora.scope=task", "methods.lora.rank=8", at])
+    assert (owned["parts"], owned["per_task"], owned["shared"]) == (3_538_944, 1_179_648, 0)
 
 
 def test_one_bit_adapters_take_72_kibibytes():

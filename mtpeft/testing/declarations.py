@@ -1,0 +1,198 @@
+"""Checks of what a method says: its settings, its declarations, its names, and where it refuses."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from mtpeft.errors import MtpeftError, NotApplicable, UsageError
+from mtpeft.peft import parts
+from mtpeft.peft.host import Host
+from mtpeft.peft.method import SHARED, Declarations, Method
+from mtpeft.peft.pattern import select
+from mtpeft.peft.sites import find_sites
+from mtpeft.settings import build
+from mtpeft.testing.behaviour import anatomy
+from mtpeft.testing.case import Case, said, tensors
+from mtpeft.testing.folding import expect_refusal, refusal
+from mtpeft.testing.zoo import zoo
+
+KINDS = (parts.WeightPart, parts.InputPart, parts.OutputPart, parts.TokenPart, parts.KeyValuePart, parts.SidePart)
+_CLOSE = 0.7
+
+
+def settings_round_trip(case: Case) -> None:
+    """Its fields are its configuration: written as plain values and read again, they give the same method."""
+    settings = {name: value for name, value in asdict(case.method).items() if value is not None}
+    again = build(type(case.method), settings, "settings")
+    case.expect(again == case.method, f"its settings give another method when read again: {again}")
+
+
+def refuses_unknown_settings(case: Case) -> None:
+    """A misspelt setting is an error that names it."""
+    try:
+        build(type(case.method), {"no_such_setting": 1}, "settings")
+    except UsageError as error:
+        case.expect("no_such_setting" in error.message, f'the error does not name the setting: "{error.message}"')
+    else:
+        case.expect(False, 'it takes a setting "no_such_setting"')
+
+
+def refuses_settings_out_of_range(case: Case) -> None:
+    """Of each number among the settings, minus one and zero are refused, or give finite features."""
+    for field in fields(case.method):
+        value = getattr(case.method, field.name)
+        if field.init and isinstance(value, int | float) and not isinstance(value, bool):
+            for odd in (-1, 0):
+                _expect_refused_or_finite(case, field.name, type(value)(odd))
+
+
+def _expect_refused_or_finite(case: Case, name: str, value: Any) -> None:
+    try:
+        method = build(type(case.method), {**_settings(case), name: value}, "settings")
+        host = Host(case.backbone(), [(case.name, method)], ["a"]).eval()
+        with torch.no_grad():
+            found = host(case.images(host, 1), "a")
+    except MtpeftError:
+        return
+    except Exception as error:
+        raised = said(error, type(case.method))
+        case.expect(False, f"it takes {name} = {value}, and then raises {raised}: give {name} a range, such as Count")
+    finite = all(bool(tensor.isfinite().all()) for tensor in tensors(found))
+    case.expect(finite, f"with {name} = {value} features are not finite: give {name} a range, such as Count")
+
+
+def _settings(case: Case) -> dict[str, Any]:
+    return {name: value for name, value in asdict(case.method).items() if value is not None}
+
+
+def declares_itself(case: Case) -> None:
+    """Declarations have the types that `Method` gives them, and a sentence says what the method is."""
+    method, cls = case.method, type(case.method)
+    plain = "__dataclass_fields__" not in vars(cls) and list(inspect.get_annotations(cls))
+    case.expect(not plain, f"{cls.__name__} annotates settings and is no dataclass: write @dataclass above it")
+    flags = [method.identity_at_init, method.mergeable, method.needs_task_id, method.needs_task_count]
+    case.expect(all(isinstance(flag, bool) for flag in flags), f"a declaration is neither true nor false: {flags}")
+    declared = [field.name for field in fields(method) if field.name in dir(Declarations)]
+    case.expect(
+        not declared, f"{', '.join(declared)}: a declaration with an annotation is a setting; drop the annotation"
+    )
+    case.expect(method.learning_rate > 0, f"its learning rate is {method.learning_rate}")
+    case.expect(method.inference_passes >= 1, f"it declares {method.inference_passes} passes at inference")
+    doc = (cls.__doc__ or "").strip()
+    case.expect(bool(doc) and not doc.startswith(f"{cls.__name__}("), "its class has no docstring")
+
+
+def spells_what_it_overrides(case: Case) -> None:
+    """No public name of the method or its parts is unused and close to one of the contract: a hook that never runs."""
+    built = case.host(("a",)).parts.plan("a", ["a"])
+    for cls in dict.fromkeys([type(case.method), *(type(placed.part) for placed in built)]):
+        for name, meant in _misspelt(cls):
+            case.expect(
+                False, f"nothing uses {cls.__name__}.{name}: did you mean {meant}? A name of your own may be _{name}"
+            )
+
+
+def _misspelt(cls: type) -> Iterator[tuple[str, str]]:
+    contract = [base for base in cls.__mro__ if base.__module__ in (Method.__module__, parts.__name__)]
+    known = {name for base in contract for name in vars(base) if not name.startswith("_")} | {"forward"}
+    own = [base for base in cls.__mro__ if base.__module__ == cls.__module__]
+    source = _source(cls)
+    for name in sorted({name for base in own for name in vars(base)} - known):
+        used = name.startswith("_") or name in getattr(cls, "__dataclass_fields__", {}) or _uses(source, name)
+        close = [] if used else get_close_matches(name, known, n=1, cutoff=_CLOSE)
+        yield from ((name, meant) for meant in close)
+
+
+def _uses(source: str, name: str) -> bool:
+    return re.search(rf"\.{name}\b", source) is not None
+
+
+def _source(cls: type) -> str:
+    try:
+        return inspect.getsource(sys.modules[cls.__module__])
+    except (OSError, TypeError):
+        return ""
+
+
+def builds_parts(case: Case) -> None:
+    """Where its pattern matches it builds a part; a method without a pattern wants none."""
+    host, at = case.host(("a",)), case.method.at
+    if host.parts.plan("a", host.tasks):
+        return
+    case.expect(not at, f'`part` gives None at every site that "{at}" matches')
+    case.expect(case.copy().part(host.sites[0]) is None, "its pattern `at` is empty, so that no site gets its part")
+
+
+def asks_for_what_it_needs(case: Case) -> None:
+    """Declared to need the task, it refuses a sample without one."""
+    if case.method.needs_task_id and case.method.scope == SHARED:
+        host = case.host()
+        error = refusal(partial(host, case.images(host, 1)), MtpeftError)
+        case.expect(error is not None, "it declares that it needs the task, and runs without")
+
+
+def passes_as_often_as_it_says(case: Case) -> None:
+    """An image takes as many passes over the backbone as are declared."""
+    host = case.host(("a",))
+    with torch.no_grad(), patch.object(host, "run", wraps=host.run) as run:
+        host(case.images(host, 1), "a")
+    passes, declared = run.call_count, case.method.inference_passes
+    case.expect(passes == declared, f"an image takes {passes} passes over the backbone, and {declared} are declared")
+
+
+def keeps_shapes(case: Case) -> None:
+    """A part's weight, input or output has the shape of the one it is given."""
+    handle = register_module_forward_hook(partial(_expect_shape, case))
+    try:
+        case.host(("a",))
+    finally:
+        handle.remove()
+
+
+def _expect_shape(case: Case, module: nn.Module, args: Any, output: Any) -> None:
+    if isinstance(module, parts.WeightPart | parts.InputPart | parts.OutputPart):
+        given, gives = tuple(args[-1].shape), tuple(getattr(output, "shape", ()))
+        case.expect(gives == given, f"{type(module).__name__}.forward gives the shape {gives}, of one that is {given}")
+
+
+def attaches(case: Case) -> None:
+    """It attaches, or is refused in one sentence: no other error ends it, and what `part` gives is a part."""
+    sites = select(find_sites(case.backbone()), case.method.at, case.method.blocks) if case.method.at else []
+    for site in sites:
+        part = case.copy().part(site)
+        known = ", ".join(kind.__name__ for kind in KINDS)
+        kind = type(part).__name__
+        case.expect(part is None or isinstance(part, KINDS), f"`part` gives {kind}, which is none of {known}")
+    keeps_shapes(case)
+
+
+def refuses_in_one_sentence(case: Case) -> None:
+    """Where a method makes no sense, attaching it is refused in one sentence and leaves the backbone as it was.
+
+    There is a family on which it makes sense.
+    """
+    backbone = case.backbone()
+    before = anatomy(backbone)
+    error = refusal(lambda: case.host(backbone=backbone), NotApplicable, UsageError)
+    expect_refusal(case, error, "it was refused, and now it is not")
+    case.expect(anatomy(backbone) == before, "a refusal leaves the backbone changed")
+    works = any(refused(Case(case.name, case.method, family)) is None for family in zoo())
+    case.expect(works, f"every family refuses it, this one so: {error and error.message}")
+
+
+def refused(case: Case) -> MtpeftError | None:
+    """Why a method cannot be attached to a family, or None."""
+    attach = partial(Host, case.backbone(), [(case.name, case.copy())], ["a"])
+    return refusal(attach, NotApplicable, UsageError)
