@@ -270,7 +270,12 @@ def check(
     command.run(name, families=family or [], compile=compile, json=json)
 
 
-@app.command(epilog=_example("mtpeft bench tasks/recipes/vtab-1k.toml --workers 2"))
+@app.command(
+    epilog=_example(
+        "mtpeft bench tasks/recipes/vtab-1k.toml --workers 2",
+        "mtpeft bench recipe.toml --set methods.lora.rank=16 --out runs/bench-rank-16",
+    )
+)
 def bench(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe with tasks and a [bench] table.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the records. Default: runs/bench-RECIPE.")] = None,
