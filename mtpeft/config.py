@@ -153,7 +153,9 @@ class Basics:
     evaluate_on: Literal["val", "test"] = "test"
     workers: Whole = 0
     cache: str | None = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
+    ] = "auto"
 
 
 @dataclass(frozen=True)

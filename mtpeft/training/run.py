@@ -233,8 +233,10 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f'device = "{name}", but this machine has no CUDA device', hint="leave it out, or say cpu")
+    kind, _, number = name.partition(":")
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if int(number or 0) >= there.get(kind, 1):
+        raise UsageError(f'device = "{name}", but this machine has no such device', hint="leave it out, or say cpu")
     return torch.device(name)
 
 
