@@ -112,7 +112,9 @@ def test_starting_from_a_run_keeps_its_tasks(capsys):
     ],
 )
 def test_bad_input_is_one_sentence_with_a_hint(capsys, flags, code, sentence):
-    assert main([*TRAIN, "--out", "run", *flags]) == code
+    flag = flags[0]
+    others = [*TRAIN[: TRAIN.index(flag)], *TRAIN[TRAIN.index(flag) + 2 :]] if flag in TRAIN else TRAIN
+    assert main([*others, "--out", "run", *flags]) == code
     err = capsys.readouterr().err
     assert err.startswith("error: ") and sentence in err and "\n\nhint: " in err and "Traceback" not in err
     assert not Path("run").exists()
