@@ -67,10 +67,10 @@ def root(
 def train(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe; flags win over it.")] = None,
     tasks: Annotated[
-        str | None, typer.Option(metavar="TASKS", help="NAME or NAME=TYPE@READER:PATH, comma-separated.")
+        list[str] | None, typer.Option(metavar="TASKS", help="NAME or NAME=TYPE@READER:PATH, comma-separated.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="METHOD", help="METHOD, METHOD@shared or METHOD@task, joined by +.")
+        list[str] | None, typer.Option(metavar="METHOD", help="METHOD, METHOD@shared or METHOD@task, joined by +.")
     ] = None,
     schedule: Annotated[
         str | None, typer.Option(metavar="NAME", help="joint, sequential, interleaved or a plugin's.")
@@ -107,7 +107,8 @@ def train(
     from mtpeft import config as configs
 
     flags = {
-        "--tasks": tasks, "--method": method, "--schedule": schedule, "--backbone": backbone, "--weights": weights,
+        "--tasks": _one("--tasks", tasks, ","), "--method": _one("--method", method, "+"),
+        "--schedule": schedule, "--backbone": backbone, "--weights": weights,
         "--steps": steps, "--epochs": epochs, "--seed": seed, "--out": out, "--balance": balance, "--device": device,
     }  # fmt: skip
     given = configs.Overrides({flag: value for flag, value in flags.items() if value is not None}, settings or [])
@@ -270,7 +271,12 @@ def check(
     command.run(name, families=family or [], compile=compile, json=json)
 
 
-@app.command(epilog=_example("mtpeft bench tasks/recipes/vtab-1k.toml --workers 2"))
+@app.command(
+    epilog=_example(
+        "mtpeft bench tasks/recipes/vtab-1k.toml --workers 2",
+        "mtpeft bench recipe.toml --set methods.lora.rank=16 --out runs/bench-rank-16",
+    )
+)
 def bench(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe with tasks and a [bench] table.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the records. Default: runs/bench-RECIPE.")] = None,
@@ -286,6 +292,13 @@ def bench(
     command.run(
         recipe, out=out, workers=workers, settings=settings or [], table_only=table, pictures=pictures, json=json
     )
+
+
+def _one(flag: str, given: list[str] | None, joint: str) -> str | None:
+    """Of two flags the parser takes the last; where one has room for both, the first must not be lost in silence."""
+    if given and len(given) > 1:
+        raise UsageError(f"{flag} is given {len(given)} times", hint=f'say it once: {flag} "{joint.join(given)}"')
+    return given[0] if given else None
 
 
 def _recipe_of(folder: Path | None, described: bool) -> Path | None:

@@ -98,7 +98,9 @@ class BenchConfig:
     """What ``mtpeft bench`` compares. ``mtpeft train`` takes no notice of it.
 
     Attributes:
-        methods: each as ``--method`` takes it; empty for the recipe's own, ``*`` for all that are installed.
+        methods: each as ``--method`` takes it, with the settings that ``[[methods]]`` or ``--set methods.NAME.SETTING``
+            give to what it names; of two ``[[methods]]`` of one name the second is ``NAME-2``. Empty for all of
+            ``[[methods]]``, each by itself; ``*`` for all that are installed.
         learning_rates: tried for each method and task, and chosen on validation; empty for the method's own.
         rate_factors: for methods (by name) that learn at other rates by a factor, their heads not included: these start
             from nothing whatever the method.
@@ -151,7 +153,9 @@ class Basics:
     evaluate_on: Literal["val", "test"] = "test"
     workers: Whole = 0
     cache: str | None = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -238,16 +242,36 @@ def load(recipe: Path | str | None = None, overrides: Overrides | None = None) -
     return config
 
 
-def load_plan(recipe: Path | str, overrides: Overrides | None = None) -> Config:
-    """A recipe whose methods may stand in its ``[bench]`` table alone.
+def load_plan(recipe: Path | str, settings: Sequence[str] = ()) -> Config:
+    """A recipe whose methods may stand in its ``[bench]`` table alone, with ``KEY=VALUE`` settings over it.
 
     Raises:
         UsageError: naming the dotted key and where its value came from.
     """
-    config = _resolve(recipe, overrides or Overrides())
+    config = _checked(_planned(recipe, settings))
     if not config.tasks:
         raise UsageError(f"there is no task in {recipe}", hint="write [tasks.NAME] and its type and data below it")
     return config
+
+
+def load_trial(recipe: Path | str, settings: Sequence[str], flags: Mapping[str, Any]) -> Config:
+    """One training of a plan: what the settings say of all trainings, and over it the flags, ``--method`` among them.
+
+    Raises:
+        UsageError: naming the dotted key and where its value came from.
+    """
+    draft = _planned(recipe, settings)
+    for flag, value in flags.items():
+        draft.flag(flag, value)
+    return _checked(draft)
+
+
+def _planned(recipe: Path | str, settings: Sequence[str]) -> Draft:
+    draft = Draft()
+    draft.read(Path(recipe))
+    for item in sorted(settings, key=lambda item: item.startswith("methods.")):  # which there are, the others say
+        draft.set(item, compared=True)
+    return draft
 
 
 def load_methods(method: str, settings: Sequence[str] = ()) -> Config:

@@ -30,6 +30,8 @@ REPLACES = {
 """What a flag takes the place of in a recipe, because it excludes it."""
 
 
+EVERY_METHOD = "*"
+"""In ``bench.methods``: all that are installed."""
 RANDOM_WEIGHTS = "random"
 """Instead of a file of weights: the architecture as the seed draws it, to know what pre-training is worth."""
 Place = tuple[str, ...]
@@ -72,20 +74,26 @@ class Draft:
         else:
             self.assign(tuple(FLAGS[flag].split(".")), str(value) if isinstance(value, Path) else value, flag)
 
-    def set(self, item: str) -> None:
-        """Take ``KEY=VALUE``; the value is TOML, or else a text."""
+    def set(self, item: str, *, compared: bool = False) -> None:
+        """Take ``KEY=VALUE``; the value is TOML, or else a text.
+
+        Args:
+            compared: what ``bench.methods`` names may be given settings too.
+        """
         key, equals, text = (piece.strip() for piece in item.partition("="))
         names = tuple(key.split("."))
         if not equals or "" in names:
             raise UsageError(f'--set "{item}" is not KEY=VALUE', hint="e.g. --set optimizer.lr=3e-4")
         if names[0] in ("methods", "tasks"):
             known = self.tree[names[0]]
+            others = self._compared() if compared and names[0] == "methods" else frozenset()
             if len(names) < 3:
                 raise UsageError(f'--set "{item}" names no setting', hint=f"{names[0]}.NAME.SETTING=VALUE")
+            if names[1] not in known and not others & {names[1], EVERY_METHOD}:
+                hint = did_you_mean(names[1], {*known, *others})
+                raise UsageError(f'there is no "{names[1]}" among the {names[0]} (--set {item})', hint=hint)
             if names[1] not in known:
-                raise UsageError(
-                    f'there is no "{names[1]}" among the {names[0]} (--set {item})', hint=did_you_mean(names[1], known)
-                )
+                self._add_method(names[1], "--set")
         self.assign(names, from_toml(text), "--set")
 
     def assign(self, path: Place, value: Any, origin: str, base: Path | None = None) -> None:
@@ -128,21 +136,35 @@ class Draft:
         self.assign(("methods", label, "name"), name, origin)
         return label
 
+    def _compared(self) -> frozenset[str]:
+        """What ``bench.methods`` names; whether it is a list of texts is checked with everything else."""
+        bench = self.tree.get("bench")
+        named = bench.get("methods") if isinstance(bench, dict) else None
+        texts = [text for text in named if isinstance(text, str)] if isinstance(named, list) else []
+        return frozenset(item.partition("@")[0].strip() for text in texts for item in text.split("+"))
+
     def _choose_methods(self, text: str) -> None:
-        """``lora@shared+adaptformer@task``: these methods, each with the settings that the recipe gives it."""
+        """``lora@shared+adaptformer@task``: these methods, each with the settings that the recipe gives it.
+
+        The recipe's second LoRA is the second of ``lora+lora``, and by its label, ``lora-2``, it can stand alone.
+        """
         before, origins = self.tree["methods"], dict(self.origins)
         self._forget(("methods",))
         self.tree["methods"] = {}
+        taken: set[str] = set()
         for item in text.split("+"):
             name, at, scope = (piece.strip() for piece in item.partition("@"))
             if not name or (at and not scope):
                 raise UsageError(
                     f'--method "{text}" is not METHOD or METHOD@SCOPE, joined by +', hint="e.g. --method lora@shared"
                 )
-            label = self._add_method(name, "--method")
-            if label in before:
-                self.tree["methods"][label] = before[label]
-                self.origins |= {k: v for k, v in origins.items() if _within(k, ("methods", label))}
+            label = self._add_method(before.get(name, {}).get("name", name), "--method")
+            own = label if name in taken else name
+            if own in before:
+                taken.add(own)
+                self.tree["methods"][label] = dict(before[own])
+                kept = {key: origin for key, origin in origins.items() if _within(key, ("methods", own))}
+                self.origins |= {f"methods.{label}{k.removeprefix(f'methods.{own}')}": o for k, o in kept.items()}
             if at:
                 self.assign(("methods", label, "scope"), scope, "--method")
 

@@ -5,6 +5,7 @@ A field's annotation says what it takes, `Count` and the like with a range.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -26,8 +27,8 @@ Origin = Callable[[str], str]
 
 Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
 Whole = Annotated[int, Field(ge=0, description="a whole number of at least 0")]
-Positive = Annotated[float, Field(gt=0, description="a number above 0")]
-NonNegative = Annotated[float, Field(ge=0, description="a number of at least 0")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of at least 0")]
 Fraction = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 
@@ -125,13 +126,23 @@ def checked(annotation: Any, value: Any, key: str, default: Any = MISSING, origi
         return TypeAdapter(annotation).validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
         # Of a type with alternatives, what got furthest is what was meant.
-        message = max(error.errors(), key=lambda found: len(found["loc"]))["msg"].removeprefix("Input ")
+        message = max(error.errors(), key=lambda found: len(found["loc"]))["msg"]
         known = "" if default in (MISSING, None) else f"; the default is {as_toml(default)}"
         words = isinstance(value, str) and get_origin(annotation) is Literal
         raise UsageError(
-            f"{key} = {as_toml(value)}{_from(origin(key))} does not fit: it {message}",
+            f"{key} = {as_toml(value)}{_from(origin(key))} does not fit: {_in_words(message)}",
             hint=did_you_mean(value, get_args(annotation)) if words else f"{key} takes {_takes(annotation)}{known}",
         ) from None
+
+
+def _in_words(message: str) -> str:
+    """Pydantic names its own types, and of a pattern its regular expression: here one reads what is wrong."""
+    if message.startswith("String should match pattern"):
+        return "it is none of what there is"
+    if message == "Field required":
+        return "it should have more items"
+    message = message.replace("a valid array", "a list").replace("an object", "a table")
+    return re.sub(r"^\w+ should (.*?)( after validation.*)?$", r"it should \1", message)
 
 
 def as_toml(value: Any) -> str:

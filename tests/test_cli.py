@@ -102,6 +102,12 @@ def test_version(capsys) -> None:
     assert outcome(capsys, "--version") == (0, f"mtpeft {__import__('mtpeft').__version__}\n", "")
 
 
+@pytest.mark.parametrize(("flag", "both"), [("--tasks", '"cls,det"'), ("--method", '"cls+det"')])
+def test_the_first_of_two_flags_is_not_lost_in_silence(capsys, flag: str, both: str) -> None:
+    code, _, err = outcome(capsys, "train", flag, "cls", flag, "det")
+    assert (code, err) == (2, f"error: {flag} is given 2 times\n\nhint: say it once: {flag} {both}\n")
+
+
 def test_flags_become_a_configuration(stand_in) -> None:
     recorder = stand_in("train")
     arguments = (

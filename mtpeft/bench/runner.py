@@ -16,14 +16,22 @@ from typing import Any, cast
 
 from mtpeft.bench.isolated import Processes
 from mtpeft.bench.trials import TOGETHER, Record, Records, Trial
-from mtpeft.config import Config, Overrides, load, load_plan
+from mtpeft.config import Config, load_plan, load_trial
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry, resolve
+from mtpeft.recipe import EVERY_METHOD
 from mtpeft.task import SPLITS, Split
 from mtpeft.training.disk import read_json, write_json
 from mtpeft.training.run import build_methods, build_tasks
 from mtpeft.training.sequence import split_classes
 from mtpeft.training.validation import improvement
+
+PER_TRIAL = {
+    "seed": "bench.seeds has the seeds",
+    "output.dir": "--out names the folder of the records",
+    "evaluate_on": "val is for the choice of a learning rate, test for what was chosen",
+}
+"""What no setting can say of all trainings, and what says it."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,15 @@ class Comparison:
         self.recipe, self.folder, self.settings, self.say = recipe, folder, tuple(settings), say
         self.pictures = pictures
         self.records = Records(folder / "records.jsonl")
-        self.config = split_classes(load_plan(recipe, Overrides(settings=settings)))
+        self.config = split_classes(load_plan(recipe, settings))
         self.plan = self.config.bench
         self.methods = methods_of(self.config)
         self.tasks = (TOGETHER,) if self.plan.together else tuple(self.config.tasks)
         self.signs = {n: 1 if resolve("tasks", t.type).higher_is_better else -1 for n, t in self.config.tasks.items()}
         check(self.config, self.methods)
+        build_methods(self.config)
         for method in self.methods:
-            build_methods(load(recipe, Overrides({"--method": method}, settings)))
+            build_methods(load_trial(recipe, settings, {"--method": method}))
 
     def run(self, workers: int, threads: int) -> None:
         """Make every trial that is missing, ``workers`` at a time with ``threads`` each.
@@ -142,7 +151,7 @@ class Comparison:
         if self.plan.refit and trial.split == "test":
             settings.append('train_on=["train", "val"]')
         flags = {"--method": trial.method, "--seed": trial.seed, "--out": trial.folder(self.folder / "work")}
-        config = split_classes(load(self.recipe, Overrides(flags, settings)))
+        config = split_classes(load_trial(self.recipe, settings, flags))
         tasks = {name: task for name, task in config.tasks.items() if trial.task in (name, TOGETHER)}
         return replace(config, tasks=tasks, output=replace(config.output, save_every=0))
 
@@ -246,7 +255,7 @@ def methods_of(config: Config) -> tuple[str, ...]:
     """
     named = config.bench.methods or tuple(method.label for method in config.methods)
     every = dict.fromkeys((*config.bench.relative_to, *registry("methods")))
-    methods = tuple(every) if named == ("*",) else named
+    methods = tuple(every) if named == (EVERY_METHOD,) else named
     if not methods:
         hint = 'e.g. methods = ["lora", "adaptformer"], or ["*"] for all'
         raise UsageError("bench.methods names no method", hint=hint)
@@ -258,9 +267,14 @@ def methods_of(config: Config) -> tuple[str, ...]:
 def check(config: Config, methods: Sequence[str]) -> None:
     """
     Raises:
-        UsageError: for groups of unknown tasks, an unknown method to compare costs with, or ``top`` without a choice.
+        UsageError: for groups of unknown tasks, an unknown method to compare costs with, ``top`` without a choice, or
+            ``--set`` of what differs between trainings.
     """
     plan = config.bench
+    rate = {"optimizer.lr": "bench.learning_rates has the rates"} if plan.learning_rates else {}
+    for key, instead in (PER_TRIAL | rate).items():
+        if config.origins.get(key) == "--set":
+            raise UsageError(f"--set {key} is not for mtpeft bench, where trainings differ in it", hint=instead)
     for group, tasks in plan.groups.items():
         for task in tasks:
             if task not in config.tasks:

@@ -55,6 +55,9 @@ def _print_rehearsal(report: dict[str, Any]) -> None:
             print(f"{kind[:-1]} {name:8} {count:,} parameters")
     for stage in report["stages"]:
         print(f"stage {stage['stage'] + 1}       {', '.join(stage['tasks'])}: {stage['updates']} updates")
+    rates = report["learning_rates"]
+    peaks = ", ".join(f"{name} {rate:g}" for name, rate in {**rates["methods"], "heads": rates["heads"]}.items())
+    print(f"peak rates    {peaks}; warm-up {rates['warmup']:.0%} of a stage, then cosine")
     print(f"adapter       {report['adapter_bytes'] / 1e6:.2f} MB on disk")
     print(f"one update    {report['update_seconds']:.3f} s, {report['images_per_second']:.0f} images/s")
     print(f"training      about {report['seconds']:.0f} s, evaluation not counted")

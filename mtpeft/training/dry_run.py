@@ -43,6 +43,7 @@ def rehearse(config: Config, source: Path | None = None) -> dict[str, Any]:
         "backbone": run.backbone.name,
         "sites": {name: _sites(run, name) for name in run.host.methods},
         "parameters": {**count.to_dict()["parameters"]},
+        "learning_rates": run.learning_rates() | {"warmup": config.optimizer.warmup},
         "adapter_bytes": 4 * count.parameters.total + run.host.count().buffers,
         "stages": [{"stage": event.stage, "tasks": list(event.tasks), "updates": event.steps} for event in stages],
         "update_seconds": seconds,

@@ -48,7 +48,7 @@ def refuse_changes(config: Config, folder: Path) -> None:
 
 
 def manifest(run: Run, origin: dict[str, Any]) -> dict[str, Any]:
-    """What a run was made with: versions, plugins, backbone, data and seeds.
+    """What a run was made with: versions, plugins, backbone, data, seeds and learning rates.
 
     Args:
         origin: the run it was started from, and the tasks taken over; empty for none.
@@ -65,6 +65,7 @@ def manifest(run: Run, origin: dict[str, Any]) -> dict[str, Any]:
         "backbone": {"name": run.backbone.name, "sha256": run.backbone.sha256},
         "data": {name: {split: run.dataset(name, split).manifest() for split in run.splits} for name in run.tasks},
         "seeds": {"seed": config.seed, "data": run.data_seed, "class_order": config.class_order_seed},
+        "learning_rates": run.learning_rates(),
         "threads": torch.get_num_threads(),
         "from": origin,
     }

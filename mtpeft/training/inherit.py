@@ -41,7 +41,7 @@ class Inheritance:
         before = load_config(folder / "config.toml")
         for name in ("methods", "backbone", "backbone_options", "weights", "image_size", "normalization"):
             if getattr(before, name) != getattr(config, name):
-                hint = "what is trained already needs the same methods, settings and backbone"
+                hint = f"what is trained already needs the same methods and backbone: {folder / 'config.toml'} has them"
                 raise UsageError(f'{name} is not what the run "{folder}" has', hint=hint)
         for name in config.tasks.keys() & before.tasks.keys():
             if config.tasks[name].type != before.tasks[name].type:

@@ -133,17 +133,20 @@ class Run:
         return self.first_stage + len(self.schedule.plan(list(self.trained)))
 
     def learning_rate(self, parameter: str) -> float:
-        """The peak rate of a parameter of `Host.trainable`: the configuration's, else that of its method.
+        """The peak rate of a parameter of `Host.trainable`: that of its method, or of heads."""
+        owner, _, rest = parameter.partition("/")
+        rates = self.learning_rates()
+        return rates["heads"] if ":" in owner else rates["methods"][rest.partition("/")[0]]
+
+    def learning_rates(self) -> dict[str, Any]:
+        """Peak rates, ``{"methods": {label: rate}, "heads": rate}``: the configuration's, else the methods' own.
 
         Heads, and what a balancer learns, start from nothing: they follow the fastest method, and are no slower than
         2e-3 beside methods that move pre-trained weights with care.
         """
         settings = self.config.optimizer
-        owner, _, rest = parameter.partition("/")
-        if ":" not in owner:
-            return settings.lr or self.host.methods[rest.partition("/")[0]].learning_rate
-        fastest = max(method.learning_rate for method in self.host.methods.values())
-        return settings.head_lr or settings.lr or max(fastest, 2e-3)
+        own = {label: settings.lr or method.learning_rate for label, method in self.host.methods.items()}
+        return {"methods": own, "heads": settings.head_lr or settings.lr or max(2e-3, *own.values())}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's precision."""
@@ -233,8 +236,10 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f'device = "{name}", but this machine has no CUDA device', hint="leave it out, or say cpu")
+    kind, _, number = name.partition(":")
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if int(number or 0) >= there.get(kind, 1):
+        raise UsageError(f'device = "{name}", but this machine has no such device', hint="leave it out, or say cpu")
     return torch.device(name)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mtpeft.bench.isolated import Processes, run
-from mtpeft.bench.runner import Comparison, remember, remember_data
+from mtpeft.bench.runner import Comparison, portable, remember, remember_data
 from mtpeft.bench.table import comparable, markdown, ppt, rows, table
 from mtpeft.bench.trials import Record, Records, Trial
 from mtpeft.cli import main
@@ -184,7 +184,48 @@ def test_settings_of_a_trial(recipe: Path) -> None:
     assert plan.config_of(trial).optimizer.head_lr == 0.5
 
 
+def test_settings_of_compared_methods(recipe: Path) -> None:
+    """A method that ``bench.methods`` names needs no entry of its own; each trial trains what it names, and no more."""
+    settings = ["methods.lora.rank=2", 'bench.methods=["lora", "bitfit+lora@task", "linear-probe"]']
+    plan = comparison(recipe, *settings)
+    alone, both, probe = (plan.config_of(plan.candidates(method, "cls")[0]).methods for method in plan.methods)
+    assert [(method.name, method.settings) for method in alone] == [("lora", {"rank": 2})]
+    assert [method.settings for method in both] == [{}, {"rank": 2, "scope": "task"}]
+    assert [method.name for method in probe] == ["linear-probe"]
+    kept = portable(plan.config, recipe.parent)
+    assert 'name = "lora", rank = 2' in kept and portable(comparison(recipe).config, recipe.parent) != kept
+    assert (
+        comparison(recipe, "methods.lora.rank=2", 'bench.methods=["*"]', "bench.top=0").config.methods[0].name == "lora"
+    )
+
+
+def test_a_method_with_two_sets_of_settings(recipe: Path) -> None:
+    """The second is trained, kept and opened again as any other."""
+    two = '[[methods]]\nname = "lora"\nrank = 2\n[[methods]]\nname = "lora"\nrank = 4\n'
+    recipe.write_text(two + PLAN)
+    settings = ['bench.methods=["lora", "lora-2"]', "bench.relative_to=[]", "methods.lora-2.alpha=1.0", "image_size=32"]
+    plan = comparison(recipe, *settings)
+    first, second = (plan.config_of(plan.candidates(method, "cls")[0]) for method in plan.methods)
+    assert [config.methods[0].settings for config in (first, second)] == [{"rank": 2}, {"rank": 4, "alpha": 1.0}]
+    run(second)
+    assert not run(replace(second, evaluate_on="test"), Path(second.output.dir)).error
+
+
+def test_what_differs_between_trainings_is_no_setting(recipe: Path) -> None:
+    """A trial's folder is emptied before it is trained: it must be the comparison's own, whatever a setting says."""
+    for setting in ("output.dir=precious", "seed=3", "evaluate_on=test", "optimizer.lr=1e-3"):
+        with pytest.raises(UsageError, match=f"--set {setting.partition('=')[0]} is not for mtpeft bench") as caught:
+            comparison(recipe, setting)
+        assert caught.value.hint
+    own = ["bench.learning_rates=[]", "bench.top=0", "optimizer.lr=0.5"]
+    plan = comparison(recipe, *own)
+    config = plan.config_of(plan.test("bitfit", "cls", 1))
+    assert (config.optimizer.lr, config.seed, Path(config.output.dir).parts[-2]) == (0.5, 1, "cls")
+
+
 BAD = [
+    ("methods.lorra.rank=2", 'no "lorra" among the methods', "bitfit, linear-probe"),
+    ("methods.bitfit.rank=2", "there is no setting methods.bitfit.rank .from --set.", "There is"),
     ('bench.methods=["linear-probe", "lorra"]', "lorra", "lora"),
     ("bench.methods=[]", "names no method", "all"),
     ('bench.methods=["lora","lora"]', "twice", "once"),

@@ -337,10 +337,12 @@ def test_observers_are_told(tmp_path):
     assert told == ["started", "step 0 a,b", "step 1 a,b", "stage 0 True", True]
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match="no CUDA device"):
-        setup(replace(config(tmp_path / "run"), device="cuda:1"))
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="no such device"):
+        setup(replace(config(tmp_path / "run"), device=device))
 
 
 def test_a_task_without_samples_is_refused_before_anything_is_trained(tmp_path):
