@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mtpeft.backbone import full_name, state_sha256
-from mtpeft.backbone.extract import Extractor
+from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import NotApplicable, UsageError, did_you_mean
 from mtpeft.peft import merge, store
@@ -102,14 +102,15 @@ class Host(nn.Module):
         self.gradients: TaskGradients | None = None
         self.kept: dict[tuple[str, str], Tensor] | None = None
         self.merged_task: str | None = None
-        self._before = ({n: p.requires_grad for n, p in backbone.named_parameters()}, backbone.training)
+        self._flags = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
+        self._modes = {path: module.training for path, module in backbone.named_modules()}
         backbone.requires_grad_(False)
         try:
             self._change(list(tasks))
         except Exception:
             self.detach()
             raise
-        self.train(self._before[1])
+        self.train(self._modes[""])
 
     # --- tasks and their parts
 
@@ -151,6 +152,7 @@ class Host(nn.Module):
             self.parts.grow(tasks, next(self.backbone.parameters()).device)
             self._rewire()
             self._prove()
+            self.parts.train(self.training)
         except Exception:
             self.tasks = before
             for name in set(tasks) - set(before):
@@ -191,18 +193,15 @@ class Host(nn.Module):
             self.proven.add(key)
 
     def _watch(self, task: str | None) -> set[int]:
-        training, self.cell.ran = self.training, set()
-        self.eval()
+        self.cell.ran = set()
+        parameter = next(self.backbone.parameters())
+        images = torch.zeros(1, 3, *self.image_size, device=parameter.device, dtype=parameter.dtype)
         try:
-            parameter = next(self.backbone.parameters())
-            self.run(
-                torch.zeros(1, 3, *self.image_size, device=parameter.device, dtype=parameter.dtype),
-                Route.single(task, 1),
-            )
+            with evaluating(self):
+                self.run(images, Route.single(task, 1))
             return self.cell.ran
         finally:
             self.cell.ran = None
-            self.train(training)
 
     # --- running
 
@@ -285,7 +284,7 @@ class Host(nn.Module):
         return replace(Features.cat(pieces), taps=())
 
     def train(self, mode: bool = True) -> Host:
-        """Training mode for parts and heads; running statistics of the backbone stay frozen."""
+        """Training mode, for dropout and drop path of the backbone too; only its running statistics stay frozen."""
         super().train(mode)
         for module in self.backbone.modules():
             if isinstance(module, _NormBase):
@@ -329,7 +328,7 @@ class Host(nn.Module):
     # --- heads
 
     def add_head(self, name: str, head: nn.Module) -> None:
-        self.heads[name] = head.to(next(self.backbone.parameters()).device)
+        self.heads[name] = head.to(next(self.backbone.parameters()).device).train(self.training)
 
     def bind_head(self, task: str, name: str) -> None:
         """The head that ``task`` uses; tasks of a group share one."""
@@ -417,12 +416,13 @@ class Host(nn.Module):
         """The backbone as it was before: keys, classes, hooks, flags and values."""
         self.unmerge()
         self.wiring.detach()
-        flags, training = self._before
         for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(flags[name])
+            parameter.requires_grad_(self._flags[name])
+        for path, module in self.backbone.named_modules():
+            module.training = self._modes[path]
         if self.cell.tagging:
             self.checkpointing(False)
-        return self.backbone.train(training)
+        return self.backbone
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
