@@ -66,7 +66,9 @@ def test_task_names_that_cannot_be_files_are_refused(name):
         make(tasks=[name])
 
 
-@pytest.mark.parametrize("name", ["cls", "mlp", "head", "items", "blocks", "weight", "A"])
+@pytest.mark.parametrize(
+    "name", ["cls", "mlp", "head", "items", "blocks", "weight", "A", "names", "modules", "parameters", "apply"]
+)
 def test_task_names_that_are_path_segments_elsewhere_are_fine(name, tmp_path):
     host = make("hydra-lora@task+lora@shared", [name, "other"])
     expected = host(IMAGES, name).pooled
