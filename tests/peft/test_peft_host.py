@@ -150,6 +150,17 @@ def test_a_merged_host_runs_only_what_it_was_merged_for():
     host(IMAGES, "b")
 
 
+def test_several_affine_parts_of_one_module_fold_in_the_order_they_run():
+    (_, first), (_, second) = as_methods("repadapter@shared+repadapter@shared")
+    host = Host(zoo()["vit"](), [("first", first), ("second", second)], ["a"]).eval()
+    torch.manual_seed(0)
+    for tensor in host.tensors("shared").values():
+        tensor.data.add_(torch.randn_like(tensor), alpha=0.3)
+    before = host(IMAGES, "a").pooled
+    host.merge("a")
+    torch.testing.assert_close(host(IMAGES, "a").pooled, before, rtol=1e-4, atol=1e-5)
+
+
 def test_what_cannot_be_merged_says_why():
     with pytest.raises(NotApplicable, match="depends on the input"):
         make("hydra-lora").merge("a")
