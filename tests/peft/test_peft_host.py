@@ -168,6 +168,16 @@ def test_what_cannot_be_merged_says_why():
         make("vpt-deep").merge("a")
 
 
+@pytest.mark.parametrize("method", ["prefix", "dtl", "gist", "lora@task+mona"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_host_is_copied_between_a_pass_and_the_next(method, checkpointing):
+    host = make(method)
+    host.checkpointing(checkpointing)
+    features = host(IMAGES, "a").pooled
+    features.square().sum().backward()
+    assert torch.equal(copy.deepcopy(host)(IMAGES, "a").pooled, features)
+
+
 def test_batch_norm_statistics_stay_frozen_in_training():
     host = make("lora", family="resnet").train()
     before = {n: b.clone() for n, b in host.backbone.named_buffers()}
