@@ -29,7 +29,7 @@ from mtpeft.peft.probe import native_size
 from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
 from mtpeft.peft.sites import Site, find_sites
 from mtpeft.peft.slot import Placed
-from mtpeft.peft.wiring import Wiring
+from mtpeft.peft.wiring import Wiring, is_attached
 from mtpeft.settings import check
 
 
@@ -65,7 +65,7 @@ class Host(nn.Module):
 
     Raises:
         NotApplicable: where a method makes no sense on this backbone, or a part of it would never run.
-        UsageError: for a pattern that matches nothing, or a task name that cannot be used.
+        UsageError: for a pattern that matches nothing, a task name that cannot be used, or a backbone with a host.
     """
 
     def __init__(
@@ -77,6 +77,11 @@ class Host(nn.Module):
         image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
+        if is_attached(backbone):
+            raise UsageError(
+                "this backbone has a host already",
+                hint="call detach() on that host first, or copy.deepcopy the backbone",
+            )
         self.backbone, self.methods = backbone, dict(methods)
         if len(self.methods) != len(methods):
             raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
@@ -97,6 +102,7 @@ class Host(nn.Module):
         self.tasks: list[str] = []
         self.head_names: dict[str, str] = {}
         self.frozen: set[str] = set()
+        self.fixed: dict[str, set[str]] = {}
         self.wiring = Wiring(backbone, self.sites[-1].model, self.cell)
         self.proven: set[tuple[tuple[str, str], ...]] = set()
         self.gradients: TaskGradients | None = None
@@ -128,13 +134,19 @@ class Host(nn.Module):
         self.parts.remove(name)
         head = self.head_names.pop(name, None)
         if head is not None and head not in self.head_names.values():
-            del self.heads[head]
+            del self.heads[head], self.fixed[head]
         self.tasks.remove(name)
         self.frozen.discard(name)
         self._rewire()
 
     def freeze(self, owner: str) -> None:
-        """Stop training what ``owner`` (a task, or ``shared``) owns, its head included."""
+        """Stop training what ``owner`` (a task, or ``shared``) owns, its head included.
+
+        Raises:
+            UsageError: for an owner that the host does not have.
+        """
+        if owner not in self.owners():
+            raise UsageError(f'the host has no owner "{owner}"', hint=did_you_mean(owner, self.owners()))
         self.frozen.add(owner)
         self._apply_frozen()
 
@@ -224,8 +236,10 @@ class Host(nn.Module):
             task: one task for all, one for each sample (a mixed batch), or None where it is not known.
 
         Raises:
-            UsageError: for an unknown task, or as many tasks as there are not samples.
+            UsageError: for an unknown task, no images, or as many tasks as there are not samples.
         """
+        if not len(images):
+            raise UsageError("the batch holds no images", hint="leave empty batches out")
         if task is None or isinstance(task, str):
             self._known(task)
             return self._encode(images, Route.single(task, len(images)))
@@ -328,12 +342,21 @@ class Host(nn.Module):
     # --- heads
 
     def add_head(self, name: str, head: nn.Module) -> None:
+        """A head on the host's device and in its mode; its parameters that need no gradient never train."""
         self.heads[name] = head.to(next(self.backbone.parameters()).device).train(self.training)
+        self.fixed[name] = {n for n, parameter in head.named_parameters() if not parameter.requires_grad}
 
     def bind_head(self, task: str, name: str) -> None:
-        """The head that ``task`` uses; tasks of a group share one."""
+        """The head that ``task`` uses; tasks of a group share one.
+
+        Raises:
+            UsageError: for an unknown task, or a head that was not added.
+        """
         self._known(task)
+        if name not in self.heads:
+            raise UsageError(f'the host has no head "{name}"', hint=did_you_mean(name, self.heads))
         self.head_names[task] = name
+        self._apply_frozen_head(name)
 
     def head_of(self, task: str) -> Any:
         self._known(task)
@@ -462,8 +485,13 @@ class Host(nn.Module):
                 if isinstance(tensor, nn.Parameter):
                     tensor.requires_grad_(owner not in self.frozen)
         for head in set(self.head_names.values()):
-            users = [task for task, name in self.head_names.items() if name == head]
-            self.heads[head].requires_grad_(not all(task in self.frozen for task in users))
+            self._apply_frozen_head(head)
+
+    def _apply_frozen_head(self, head: str) -> None:
+        """A head rests where all its tasks do; what never trained in it stays so."""
+        rests = all(task in self.frozen for task, name in self.head_names.items() if name == head)
+        for name, parameter in self.heads[head].named_parameters():
+            parameter.requires_grad_(not rests and name not in self.fixed[head])
 
 
 def check_task_name(name: str, *, taken: bool = False) -> None:

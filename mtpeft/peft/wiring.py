@@ -233,6 +233,18 @@ class Wiring:
             parametrizations(module, name)._non_persistent_buffers_set.add("original")
 
 
+def is_attached(backbone: nn.Module) -> bool:
+    """Whether parts of a host are on the backbone."""
+    return any(
+        isinstance(module, Parametrization)
+        or any(
+            isinstance(h, (Before, After))
+            for h in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        )
+        for module in backbone.modules()
+    )
+
+
 def _reorder(store: dict[str, Any], order: Iterable[str]) -> None:
     for name in order:
         store[name] = store.pop(name)

@@ -60,6 +60,39 @@ def test_a_frozen_owner_is_not_trained():
     assert {name.split("/")[0] for name in host.trainable(["b"])} == {"shared", "b"}
 
 
+def test_only_an_owner_can_be_frozen():
+    host = make()
+    with pytest.raises(UsageError, match='no owner "aa"') as error:
+        host.freeze("aa")
+    assert 'did you mean "a"' in error.value.hint and not host.frozen
+
+
+def test_a_head_bound_to_a_frozen_task_is_frozen_too():
+    host = make()
+    host.freeze("a")
+    host.add_head("late", Logits(32))
+    host.bind_head("a", "late")
+    assert not any(parameter.requires_grad for parameter in host.heads["late"].parameters())
+    host.bind_head("b", "late")
+    assert all(parameter.requires_grad for parameter in host.heads["late"].parameters())
+
+
+def test_what_never_trains_in_a_head_stays_so():
+    host, head = make(), Logits(32)
+    head.linear.bias.requires_grad_(False)
+    host.add_head("a", head)
+    host.bind_head("a", "a")
+    host.freeze("a")
+    host.unfreeze("a")
+    host.add_task("later")
+    assert head.linear.weight.requires_grad and not head.linear.bias.requires_grad
+
+
+def test_a_head_must_be_added_before_it_is_bound():
+    with pytest.raises(UsageError, match='no head "pets"'):
+        make().bind_head("a", "pets")
+
+
 @pytest.mark.parametrize("name", ["shared", "a/b", "", "-x", "two words", "a.b"])
 def test_task_names_that_cannot_be_files_are_refused(name):
     with pytest.raises(UsageError, match="cannot name a task"):
@@ -92,6 +125,22 @@ def test_an_unknown_task_is_named_with_the_closest():
 def test_as_many_tasks_as_images():
     with pytest.raises(UsageError, match="2 tasks are given for 3 images"):
         make()(IMAGES, ["a", "b"])
+
+
+@pytest.mark.parametrize("task", ["a", None, []])
+def test_an_empty_batch_is_refused(task):
+    with pytest.raises(UsageError, match="no images"):
+        make()(IMAGES[:0], task)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_second_host_on_one_backbone_is_refused_and_changes_nothing(method):
+    host = make(method)
+    before = host(IMAGES, "a").pooled
+    with pytest.raises(UsageError, match="has a host already"):
+        Host(host.backbone, as_methods("bitfit"), ["a"])
+    assert torch.equal(host(IMAGES, "a").pooled, before)
+    Host(host.detach(), as_methods("bitfit"), ["a"])
 
 
 def test_settings_of_an_instance_are_held_to_their_ranges_too():
