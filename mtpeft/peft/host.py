@@ -80,7 +80,7 @@ class Host(nn.Module):
         if is_attached(backbone):
             raise UsageError(
                 "this backbone has a host already",
-                hint="call detach() on that host first, or copy.deepcopy the backbone",
+                hint="call detach() on that host first, or load another backbone",
             )
         self.backbone, self.methods = backbone, dict(methods)
         if len(self.methods) != len(methods):
@@ -110,6 +110,8 @@ class Host(nn.Module):
         self.merged_task: str | None = None
         self._flags = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
         self._modes = {path: module.training for path, module in backbone.named_modules()}
+        # where timm says whether blocks are recomputed, and what it said before
+        self._recomputes = {m: m.grad_checkpointing for m in backbone.modules() if "grad_checkpointing" in vars(m)}
         backbone.requires_grad_(False)
         try:
             self._change(list(tasks))
@@ -278,7 +280,17 @@ class Host(nn.Module):
                 return method.encode(self, images, route)
         return self.run(images, route)
 
+    def _recomputing(self) -> bool:
+        """Whether blocks are recomputed in the backward pass, whoever asked timm for it."""
+        recomputing = any(module.grad_checkpointing for module in self._recomputes)
+        if recomputing and timm.layers.use_reentrant_ckpt():
+            raise NotApplicable(
+                "reentrant checkpoints cannot train a frozen backbone's parts", hint="unset TIMM_REENTRANT_CKPT"
+            )
+        return recomputing
+
     def _pass(self, images: Tensor, route: Route, first: int) -> Features:
+        self.cell.tagging = self._recomputing()
         height, width = self.extractor.grid(self.backbone, (images.shape[-2], images.shape[-1]))
         side = self.wiring.side
         taps: list[Tensor] | None = [] if any(side.active(task) for task in route.tasks) else None
@@ -311,17 +323,14 @@ class Host(nn.Module):
         Raises:
             NotApplicable: where the backbone does not support it.
         """
-        if enable and timm.layers.use_reentrant_ckpt():
-            raise NotApplicable(
-                "reentrant checkpoints cannot train a frozen backbone's parts", hint="unset TIMM_REENTRANT_CKPT"
-            )
         backbone: Any = self.backbone
         try:
             backbone.set_grad_checkpointing(enable)
         except (AssertionError, AttributeError):
-            family = type(self.backbone).__name__
-            raise NotApplicable(f"{family} does not support gradient checkpointing", hint="leave it out") from None
-        self.cell.tagging = enable
+            if enable:
+                family = type(self.backbone).__name__
+                raise NotApplicable(f"{family} does not support gradient checkpointing", hint="leave it out") from None
+        self._recomputing()  # refuses now what the first pass would refuse
 
     @contextmanager
     def task_gradients(self) -> Iterator[TaskGradients]:
@@ -443,8 +452,8 @@ class Host(nn.Module):
             parameter.requires_grad_(self._flags[name])
         for path, module in self.backbone.named_modules():
             module.training = self._modes[path]
-        if self.cell.tagging:
-            self.checkpointing(False)
+        for module, recomputes in self._recomputes.items():
+            module.grad_checkpointing = recomputes
         return self.backbone
 
     @cached_property
