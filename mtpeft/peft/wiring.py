@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from timm.layers import LayerNormAct, LayerNormAct2d
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -33,7 +34,10 @@ _KINDS: dict[type[Part], Literal["input", "output", "token", "keyvalue"]] = {
 }  # fmt: skip
 
 _SCALED = (nn.Linear, nn.Conv2d, nn.LayerNorm)
-"""Modules whose output's channels are the rows of their weight, and nothing follows."""
+"""Modules whose output's channels are the rows of their weight, and nothing follows, but in `_ACTIVATED`."""
+
+_ACTIVATED = (LayerNormAct, LayerNormAct2d)
+"""Norms with an activation behind them."""
 
 Plans = dict[str | None, tuple[Placed, ...]]
 
@@ -177,10 +181,11 @@ class Wiring:
             if any(p.site.bypassed for p in placed):
                 continue
             linear = isinstance(module, nn.Linear) or is_plain_conv(module)
+            scaled = name == "weight" and isinstance(module, _SCALED) and not isinstance(module, _ACTIVATED)
             if linear and all(isinstance(p.part, LowRankPart) for p in placed):
                 slot.on_activations = True
                 self._hook(path).slots["lowrank"] = slot
-            elif name == "weight" and isinstance(module, _SCALED) and self._all_gains(path, slot, placed):
+            elif scaled and self._all_gains(path, slot, placed):
                 slot.on_activations = slot.bias_too = True
                 hook = self._hook(path).slots
                 hook["gain"] = slot
