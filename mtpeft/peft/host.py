@@ -57,6 +57,9 @@ class Counts:
 class Host(nn.Module):
     """A timm model with methods attached.
 
+    Parts and heads take the backbone's device and dtype when they are added. What trains in half precision learns
+    badly: for speed, leave the backbone in fp32 and run the host under `torch.autocast`.
+
     Args:
         backbone: a timm model; its parameters and buffers are frozen, and `detach` gives it back as it was.
         methods: ``(name, configured method)`` in the order they compose; names must differ.
@@ -163,7 +166,7 @@ class Host(nn.Module):
             check_task_name(name, taken=tasks.count(name) > 1)
         before, self.tasks = self.tasks, tasks
         try:
-            self.parts.grow(tasks, next(self.backbone.parameters()).device)
+            self.parts.grow(tasks, next(self.backbone.parameters()))
             self._rewire()
             self._prove()
             self.parts.train(self.training)
@@ -351,8 +354,9 @@ class Host(nn.Module):
     # --- heads
 
     def add_head(self, name: str, head: nn.Module) -> None:
-        """A head on the host's device and in its mode; its parameters that need no gradient never train."""
-        self.heads[name] = head.to(next(self.backbone.parameters()).device).train(self.training)
+        """A head, moved to the backbone's device and dtype; its parameters that need no gradient never train."""
+        like = next(self.backbone.parameters())
+        self.heads[name] = head.to(like.device, like.dtype).train(self.training)
         self.fixed[name] = {n for n, parameter in head.named_parameters() if not parameter.requires_grad}
 
     def bind_head(self, task: str, name: str) -> None:

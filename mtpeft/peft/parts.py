@@ -82,8 +82,12 @@ class PerTask(nn.Module):
     def bind(self, cell: Cell) -> None:
         self.__dict__["cell"] = cell
 
-    def add(self, task: str) -> None:
-        self.copies[task] = self.factory()
+    def add(self, task: str, like: Tensor) -> None:
+        """A copy for ``task`` with the device and dtype of ``like``."""
+        copy = self.factory()
+        if isinstance(copy, nn.Parameter):
+            copy.data = copy.data.to(like.device, like.dtype)
+        self.copies[task] = copy if isinstance(copy, nn.Parameter) else copy.to(like.device, like.dtype)
 
     def remove(self, task: str) -> None:
         del self.copies[task]
