@@ -167,6 +167,11 @@ class LowRankPart(WeightPart):
         return weight + scale * (b @ a.flatten(1)).view_as(weight)
 
 
+def sees_input(part: Part) -> bool:
+    """A low-rank part that must run on activations, because it does something of its own with them."""
+    return isinstance(part, LowRankPart) and (part.input_dependent or type(part).project is not LowRankPart.project)
+
+
 class InputPart(Part):
     """``forward(x) -> x`` at a module's input, channels last."""
 

@@ -23,6 +23,7 @@ from mtpeft.peft.parts import (
     WeightPart,
     gains_columns,
     is_gain,
+    sees_input,
 )  # fmt: skip
 from mtpeft.peft.route import Cell
 from mtpeft.peft.sites import Model, TensorRef, is_plain_conv, parametrizations
@@ -190,6 +191,8 @@ class Wiring:
                 hook = self._hook(path).slots
                 hook["gain"] = slot
                 hook.pop("bias", None)
+            else:
+                _refuse_beside_others(placed)
 
     def _all_gains(self, path: str, slot: WeightSlot, placed: list[Placed]) -> bool:
         """Whether input and output may be changed instead of the weight, with the same result."""
@@ -301,10 +304,20 @@ def _refuse_low_rank(part: LowRankPart, placed: Placed) -> None:
         raise NotApplicable(
             f"{who} is low-rank, and the convolution {site.name} is grouped", hint="choose other sites with at"
         )
-    routed = part.input_dependent or type(part).project is not LowRankPart.project
-    if routed and (site.bypassed or not isinstance(site.module, nn.Linear)):
+    if sees_input(part) and (site.bypassed or not isinstance(site.module, nn.Linear)):
         raise NotApplicable(
             f"{who} looks at the input of {site.name}, which is no linear layer that {site.model.family} calls"
+        )
+
+
+def _refuse_beside_others(placed: Sequence[Placed]) -> None:
+    """Parts of a weight that is computed as a whole: none can look at the input."""
+    seeing = next((p for p in placed if sees_input(p.part)), None)
+    other = next((p for p in placed if not isinstance(p.part, LowRankPart)), None)
+    if seeing is not None and other is not None:
+        raise NotApplicable(
+            f"{seeing.method} looks at the input of {seeing.site.name}, whose weight {other.method} changes too",
+            hint="give one of them other sites with at",
         )
 
 

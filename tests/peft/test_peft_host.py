@@ -157,6 +157,13 @@ def test_two_methods_that_encode_are_refused():
         Host(zoo()["vit"](), [("one", Queried()), ("two", Queried())], ["a"])
 
 
+@pytest.mark.parametrize("methods", ["dora+hydra-lora", "hydra-lora@task+ssf@task"])
+def test_a_part_that_looks_at_the_input_of_a_weight_that_others_change_is_refused(methods):
+    with pytest.raises(NotApplicable, match="hydra-lora looks at the input"):
+        make(methods)
+    make("hydra-lora+lora")
+
+
 def test_a_pattern_that_matches_nothing_lists_what_there_is():
     with pytest.raises(UsageError, match=r"attn\.queries") as error:
         Host(zoo()["vit"](), [("lora", as_methods("lora")[0][1].__class__(at="attn.queries"))], ["a"])
