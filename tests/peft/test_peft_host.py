@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -332,9 +333,19 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         file.write_bytes(file.read_bytes()[:-50])
     else:
         file.unlink()
+    backbone = zoo()["vit"]()
     with pytest.raises(MtpeftError, match=r"task\.b\.safetensors") as error:
-        mtpeft.load(folder, zoo()["vit"]())
+        mtpeft.load(folder, backbone)
     assert error.value.hint
+    Host(backbone, as_methods("lora"), ["a"])  # nothing of the host that failed is left on it
+
+
+def test_a_head_that_cannot_be_built_leaves_the_backbone_free():
+    backbone = zoo()["vit"]()
+    with pytest.raises(UsageError):
+        mtpeft.adapt(backbone, "lora", {"a": mtpeft.head("no-such-type", ["x"])})
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    Host(backbone, as_methods("lora"), ["a"])
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 99}'])
@@ -343,6 +354,20 @@ def test_a_damaged_description_is_named(tmp_path, text):
     (folder / "adapter.json").write_text(text)
     with pytest.raises(MtpeftError, match=r"adapter\.json"):
         mtpeft.load(folder, zoo()["vit"]())
+
+
+@pytest.mark.parametrize("why", ["rank", "file"])
+def test_a_refused_folder_leaves_no_task_behind(tmp_path, why):
+    make("lora@task", ["a", "later"]).save(tmp_path)
+    if why == "file":
+        (tmp_path / "task.later.safetensors").write_bytes(b"")
+    ((name, lora),) = as_methods("lora@task")
+    host = Host(zoo()["vit"](), [(name, replace(lora, rank=4) if why == "rank" else lora)], ["a"])
+    before = {name: tensor.clone() for name, tensor in host.tensors("a").items()}
+    with pytest.raises(MtpeftError):
+        host.load(tmp_path)
+    assert host.tasks == ["a"] and not host.tensors("later")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in host.tensors("a").items())
 
 
 def test_a_plugin_that_is_gone_is_named(tmp_path):
