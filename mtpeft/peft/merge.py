@@ -36,17 +36,13 @@ def merged_tensors(wiring: Wiring, plan: Sequence[Placed], task: str | None) -> 
         _check_bias(model, key, value)
         if model.saves(*key):
             found[key] = value.clone()
-    for placed in _from_the_weight_outwards(plan):
-        affine = placed.part.affine()
+    inputs = [placed for placed in plan if isinstance(placed.part, InputPart)]
+    # of several parts at one input, the last is next to the weight
+    for placed in (*reversed(inputs), *(placed for placed in plan if placed not in inputs)):
+        affine = placed.part.affine() if isinstance(placed.part, (InputPart, OutputPart)) else None
         if affine is not None:
             _fold_affine(model, found, placed, *affine)
     return found
-
-
-def _from_the_weight_outwards(plan: Sequence[Placed]) -> list[Placed]:
-    """Input and output parts in the order in which they fold: of several at one input, the last is the innermost."""
-    inputs = [placed for placed in plan if isinstance(placed.part, InputPart)]
-    return [*reversed(inputs), *(placed for placed in plan if isinstance(placed.part, OutputPart))]
 
 
 def plain_state(backbone: nn.Module, merged: Tensors) -> dict[str, Tensor]:
