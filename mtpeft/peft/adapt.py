@@ -57,6 +57,8 @@ def as_methods(method: str | Method | Sequence[tuple[str, Method]]) -> list[tupl
 def load(directory: str | Path, backbone: nn.Module) -> Host:
     """The host that was saved in ``directory``, on its backbone.
 
+    A head that `mtpeft.head` did not describe cannot be built from the folder: add it, then call `Host.load`.
+
     Raises:
         MtpeftError: for another backbone, a method that is not installed, or a damaged file.
     """

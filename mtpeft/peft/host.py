@@ -354,7 +354,13 @@ class Host(nn.Module):
     # --- heads
 
     def add_head(self, name: str, head: nn.Module) -> None:
-        """A head, moved to the backbone's device and dtype; its parameters that need no gradient never train."""
+        """A head, moved to the backbone's device and dtype; its parameters that need no gradient never train.
+
+        Raises:
+            UsageError: for a name that no file can have.
+        """
+        if not name or set(name) & set("/\\\0"):
+            raise UsageError(f'"{name}" cannot name a head', hint="it names a file: leave slashes out")
         like = next(self.backbone.parameters())
         self.heads[name] = head.to(like.device, like.dtype).train(self.training)
         self.fixed[name] = {n for n, parameter in head.named_parameters() if not parameter.requires_grad}

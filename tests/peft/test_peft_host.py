@@ -89,6 +89,23 @@ def test_what_never_trains_in_a_head_stays_so():
     assert head.linear.weight.requires_grad and not head.linear.bias.requires_grad
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a\\b"])
+def test_head_names_that_cannot_be_files_are_refused(name):
+    with pytest.raises(UsageError, match="cannot name a head"):
+        make().add_head(name, Logits(32))
+
+
+def test_a_head_of_ones_own_is_added_and_then_read(tmp_path):
+    host = make()
+    host.add_head("own", Logits(32))
+    host.bind_head("a", "own")
+    host.save(tmp_path)
+    again = mtpeft.load(tmp_path, zoo()["vit"]()).eval()
+    again.add_head("own", Logits(32))
+    again.load(tmp_path)
+    assert torch.equal(again.predict(IMAGES, "a"), host.predict(IMAGES, "a"))
+
+
 def test_a_head_must_be_added_before_it_is_bound():
     with pytest.raises(UsageError, match='no head "pets"'):
         make().bind_head("a", "pets")
