@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,10 +78,9 @@ class Extractor:
     @torch.no_grad()
     def _probe(self, model: nn.Module) -> FeaturesInfo:
         parameter = next(model.parameters())
-        training = model.training
         images = torch.zeros(1, 3, *self.image_size, device=parameter.device, dtype=parameter.dtype)
-        features = self(model.eval(), images)
-        model.train(training)
+        with evaluating(model):
+            features = self(model, images)
         return FeaturesInfo(
             pooled=features.pooled.shape[-1],
             channels=tuple(m.shape[1] for m in features.maps),
@@ -87,3 +88,17 @@ class Extractor:
             prefix=self.prefix,
             image_size=self.image_size,
         )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module has its own mode again, a frozen batch norm among layers that
+    train too.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
@@ -33,8 +34,8 @@ def adapt(
         logits = host.predict(images, "pets")
     """
     host = Host(backbone, as_methods(method), list(tasks))
-    if isinstance(tasks, Mapping):
-        for name, spec in tasks.items():
+    with _detached_on_error(host):
+        for name, spec in tasks.items() if isinstance(tasks, Mapping) else ():
             host.add_head(name, spec.build(host.info))
             host.bind_head(name, name)
     return host
@@ -56,14 +57,27 @@ def as_methods(method: str | Method | Sequence[tuple[str, Method]]) -> list[tupl
 def load(directory: str | Path, backbone: nn.Module) -> Host:
     """The host that was saved in ``directory``, on its backbone.
 
+    A head that `mtpeft.head` did not describe cannot be built from the folder: add it, then call `Host.load`.
+
     Raises:
         MtpeftError: for another backbone, a method that is not installed, or a damaged file.
     """
     description = store.read_description(Path(directory))
     methods = [(m["name"], store.build_method(m)) for m in description["methods"]]
     host = Host(backbone, methods, description["tasks"], image_size=tuple(description["image_size"]))
-    for name, head in description["heads"].items():
-        if head["type"]:
-            host.add_head(name, HeadSpec(head["type"], tuple(head["classes"]), head["settings"]).build(host.info))
-    host.load(directory)
+    with _detached_on_error(host):
+        for name, head in description["heads"].items():
+            if head["type"]:
+                host.add_head(name, HeadSpec(head["type"], tuple(head["classes"]), head["settings"]).build(host.info))
+        host.load(directory)
     return host
+
+
+@contextmanager
+def _detached_on_error(host: Host) -> Iterator[None]:
+    """Whoever gets no host gets the backbone back as it was."""
+    try:
+        yield
+    except Exception:
+        host.detach()
+        raise

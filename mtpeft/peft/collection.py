@@ -36,19 +36,19 @@ class Parts(nn.Module):
         for name in methods:
             self.built[name], self.commons[name] = Keyed(), Keyed()
 
-    def grow(self, tasks: Sequence[str], device: torch.device) -> None:
-        """Build what is missing: parts for every owner that acts for some task, and each task's copies."""
+    def grow(self, tasks: Sequence[str], like: Tensor) -> None:
+        """Build what is missing, with the device and dtype of ``like``: parts for every owner that acts for some task,
+        and each task's copies.
+        """
         for name, method in self.methods.items():
             acting = [owner for task in (None, *tasks) for owner in method.owners(task, tasks)]
             for owner in dict.fromkeys(acting):
                 if owner not in self.built[name]:
-                    self._build(name, owner, device)
+                    self._build(name, owner, like)
         for owner, copies in self._copies():
             for task in tasks if owner == SHARED else [owner]:
                 if task not in copies.copies:
-                    copies.add(task)
-        self.built.to(device)
-        self.commons.to(device)
+                    copies.add(task, like)
 
     def remove(self, owner: str) -> None:
         """Remove everything ``owner`` owns."""
@@ -94,12 +94,12 @@ class Parts(nn.Module):
                     found |= {f"{name}/{site}/{key}": tensor for key, tensor in _tensors(module, holder, owner)}
         return found
 
-    def _build(self, name: str, owner: str, device: torch.device) -> None:
+    def _build(self, name: str, owner: str, like: Tensor) -> None:
         method = self.methods[name]
         sites = [replace(site, owner=owner) for site in self.sites[name]]
         common = method.common(sites)
         if common is not None:
-            self.commons[name][owner] = common.to(device)
+            self.commons[name][owner] = common.to(like.device, like.dtype)
             for module in common.modules():
                 if isinstance(module, PerTask):
                     module.bind(self.cell)
@@ -109,7 +109,7 @@ class Parts(nn.Module):
             if part is not None:
                 part.bind(self.cell, common)
                 parts[site.name] = part
-        self.built[name][owner] = parts.to(device)
+        self.built[name][owner] = parts.to(like.device, like.dtype)
 
     def _copies(self) -> list[tuple[str, PerTask]]:
         """``(owner, copies)``; a part that a task owns serves that task alone, and needs no copy for another."""

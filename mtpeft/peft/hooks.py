@@ -71,13 +71,17 @@ class ModuleHook:
     entry: tuple[int, ...] = ()
     change: Tensor | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts without what a pass left here."""
+        return {**vars(self), "keys": None, "change": None}
+
     def register(self, module: nn.Module) -> list[Any]:
         return [module.register_forward_pre_hook(Before(self)), module.register_forward_hook(After(self))]
 
     def before(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x = args[0]
         if self.block:
-            self.entry = x.shape
+            self.entry, self.change = x.shape, None  # a pass that broke off, or a checkpoint, may have left a change
             if self.cell.tagging:
                 self._restore(x)
         if "middle" in self.slots:

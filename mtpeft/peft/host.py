@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mtpeft.backbone import full_name, state_sha256
-from mtpeft.backbone.extract import Extractor
+from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import NotApplicable, UsageError, did_you_mean
 from mtpeft.peft import merge, store
@@ -29,7 +29,7 @@ from mtpeft.peft.probe import native_size
 from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
 from mtpeft.peft.sites import Site, find_sites
 from mtpeft.peft.slot import Placed
-from mtpeft.peft.wiring import Wiring
+from mtpeft.peft.wiring import Wiring, is_attached
 from mtpeft.settings import check
 
 
@@ -57,6 +57,9 @@ class Counts:
 class Host(nn.Module):
     """A timm model with methods attached.
 
+    Parts and heads take the backbone's device and dtype when they are added. What trains in half precision learns
+    badly: for speed, leave the backbone in fp32 and run the host under `torch.autocast`.
+
     Args:
         backbone: a timm model; its parameters and buffers are frozen, and `detach` gives it back as it was.
         methods: ``(name, configured method)`` in the order they compose; names must differ.
@@ -65,7 +68,7 @@ class Host(nn.Module):
 
     Raises:
         NotApplicable: where a method makes no sense on this backbone, or a part of it would never run.
-        UsageError: for a pattern that matches nothing, or a task name that cannot be used.
+        UsageError: for a pattern that matches nothing, a task name that cannot be used, or a backbone with a host.
     """
 
     def __init__(
@@ -77,6 +80,11 @@ class Host(nn.Module):
         image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
+        if is_attached(backbone):
+            raise UsageError(
+                "this backbone has a host already",
+                hint="call detach() on that host first, or load another backbone",
+            )
         self.backbone, self.methods = backbone, dict(methods)
         if len(self.methods) != len(methods):
             raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
@@ -97,19 +105,23 @@ class Host(nn.Module):
         self.tasks: list[str] = []
         self.head_names: dict[str, str] = {}
         self.frozen: set[str] = set()
+        self.fixed: dict[str, set[str]] = {}
         self.wiring = Wiring(backbone, self.sites[-1].model, self.cell)
         self.proven: set[tuple[tuple[str, str], ...]] = set()
         self.gradients: TaskGradients | None = None
         self.kept: dict[tuple[str, str], Tensor] | None = None
         self.merged_task: str | None = None
-        self._before = ({n: p.requires_grad for n, p in backbone.named_parameters()}, backbone.training)
+        self._flags = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
+        self._modes = {path: module.training for path, module in backbone.named_modules()}
+        # where timm says whether blocks are recomputed, and what it said before
+        self._recomputes = {m: m.grad_checkpointing for m in backbone.modules() if "grad_checkpointing" in vars(m)}
         backbone.requires_grad_(False)
         try:
             self._change(list(tasks))
         except Exception:
             self.detach()
             raise
-        self.train(self._before[1])
+        self.train(self._modes[""])
 
     # --- tasks and their parts
 
@@ -127,13 +139,19 @@ class Host(nn.Module):
         self.parts.remove(name)
         head = self.head_names.pop(name, None)
         if head is not None and head not in self.head_names.values():
-            del self.heads[head]
+            del self.heads[head], self.fixed[head]
         self.tasks.remove(name)
         self.frozen.discard(name)
         self._rewire()
 
     def freeze(self, owner: str) -> None:
-        """Stop training what ``owner`` (a task, or ``shared``) owns, its head included."""
+        """Stop training what ``owner`` (a task, or ``shared``) owns, its head included.
+
+        Raises:
+            UsageError: for an owner that the host does not have.
+        """
+        if owner not in self.owners():
+            raise UsageError(f'the host has no owner "{owner}"', hint=did_you_mean(owner, self.owners()))
         self.frozen.add(owner)
         self._apply_frozen()
 
@@ -148,9 +166,10 @@ class Host(nn.Module):
             check_task_name(name, taken=tasks.count(name) > 1)
         before, self.tasks = self.tasks, tasks
         try:
-            self.parts.grow(tasks, next(self.backbone.parameters()).device)
+            self.parts.grow(tasks, next(self.backbone.parameters()))
             self._rewire()
             self._prove()
+            self.parts.train(self.training)
         except Exception:
             self.tasks = before
             for name in set(tasks) - set(before):
@@ -191,18 +210,15 @@ class Host(nn.Module):
             self.proven.add(key)
 
     def _watch(self, task: str | None) -> set[int]:
-        training, self.cell.ran = self.training, set()
-        self.eval()
+        self.cell.ran = set()
+        parameter = next(self.backbone.parameters())
+        images = torch.zeros(1, 3, *self.image_size, device=parameter.device, dtype=parameter.dtype)
         try:
-            parameter = next(self.backbone.parameters())
-            self.run(
-                torch.zeros(1, 3, *self.image_size, device=parameter.device, dtype=parameter.dtype),
-                Route.single(task, 1),
-            )
+            with evaluating(self):
+                self.run(images, Route.single(task, 1))
             return self.cell.ran
         finally:
             self.cell.ran = None
-            self.train(training)
 
     # --- running
 
@@ -225,8 +241,10 @@ class Host(nn.Module):
             task: one task for all, one for each sample (a mixed batch), or None where it is not known.
 
         Raises:
-            UsageError: for an unknown task, or as many tasks as there are not samples.
+            UsageError: for an unknown task, no images, or as many tasks as there are not samples.
         """
+        if not len(images):
+            raise UsageError("the batch holds no images", hint="leave empty batches out")
         if task is None or isinstance(task, str):
             self._known(task)
             return self._encode(images, Route.single(task, len(images)))
@@ -265,7 +283,17 @@ class Host(nn.Module):
                 return method.encode(self, images, route)
         return self.run(images, route)
 
+    def _recomputing(self) -> bool:
+        """Whether blocks are recomputed in the backward pass, whoever asked timm for it."""
+        recomputing = any(module.grad_checkpointing for module in self._recomputes)
+        if recomputing and timm.layers.use_reentrant_ckpt():
+            raise NotApplicable(
+                "reentrant checkpoints cannot train a frozen backbone's parts", hint="unset TIMM_REENTRANT_CKPT"
+            )
+        return recomputing
+
     def _pass(self, images: Tensor, route: Route, first: int) -> Features:
+        self.cell.tagging = self._recomputing()
         height, width = self.extractor.grid(self.backbone, (images.shape[-2], images.shape[-1]))
         side = self.wiring.side
         taps: list[Tensor] | None = [] if any(side.active(task) for task in route.tasks) else None
@@ -285,7 +313,7 @@ class Host(nn.Module):
         return replace(Features.cat(pieces), taps=())
 
     def train(self, mode: bool = True) -> Host:
-        """Training mode for parts and heads; running statistics of the backbone stay frozen."""
+        """Training mode, for dropout and drop path of the backbone too; only its running statistics stay frozen."""
         super().train(mode)
         for module in self.backbone.modules():
             if isinstance(module, _NormBase):
@@ -298,17 +326,14 @@ class Host(nn.Module):
         Raises:
             NotApplicable: where the backbone does not support it.
         """
-        if enable and timm.layers.use_reentrant_ckpt():
-            raise NotApplicable(
-                "reentrant checkpoints cannot train a frozen backbone's parts", hint="unset TIMM_REENTRANT_CKPT"
-            )
         backbone: Any = self.backbone
         try:
             backbone.set_grad_checkpointing(enable)
         except (AssertionError, AttributeError):
-            family = type(self.backbone).__name__
-            raise NotApplicable(f"{family} does not support gradient checkpointing", hint="leave it out") from None
-        self.cell.tagging = enable
+            if enable:
+                family = type(self.backbone).__name__
+                raise NotApplicable(f"{family} does not support gradient checkpointing", hint="leave it out") from None
+        self._recomputing()  # refuses now what the first pass would refuse
 
     @contextmanager
     def task_gradients(self) -> Iterator[TaskGradients]:
@@ -329,12 +354,28 @@ class Host(nn.Module):
     # --- heads
 
     def add_head(self, name: str, head: nn.Module) -> None:
-        self.heads[name] = head.to(next(self.backbone.parameters()).device)
+        """A head, moved to the backbone's device and dtype; its parameters that need no gradient never train.
+
+        Raises:
+            UsageError: for a name that no file can have.
+        """
+        if not name or set(name) & set("/\\\0"):
+            raise UsageError(f'"{name}" cannot name a head', hint="it names a file: leave slashes out")
+        like = next(self.backbone.parameters())
+        self.heads[name] = head.to(like.device, like.dtype).train(self.training)
+        self.fixed[name] = {n for n, parameter in head.named_parameters() if not parameter.requires_grad}
 
     def bind_head(self, task: str, name: str) -> None:
-        """The head that ``task`` uses; tasks of a group share one."""
+        """The head that ``task`` uses; tasks of a group share one.
+
+        Raises:
+            UsageError: for an unknown task, or a head that was not added.
+        """
         self._known(task)
+        if name not in self.heads:
+            raise UsageError(f'the host has no head "{name}"', hint=did_you_mean(name, self.heads))
         self.head_names[task] = name
+        self._apply_frozen_head(name)
 
     def head_of(self, task: str) -> Any:
         self._known(task)
@@ -417,12 +458,13 @@ class Host(nn.Module):
         """The backbone as it was before: keys, classes, hooks, flags and values."""
         self.unmerge()
         self.wiring.detach()
-        flags, training = self._before
         for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(flags[name])
-        if self.cell.tagging:
-            self.checkpointing(False)
-        return self.backbone.train(training)
+            parameter.requires_grad_(self._flags[name])
+        for path, module in self.backbone.named_modules():
+            module.training = self._modes[path]
+        for module, recomputes in self._recomputes.items():
+            module.grad_checkpointing = recomputes
+        return self.backbone
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -462,8 +504,13 @@ class Host(nn.Module):
                 if isinstance(tensor, nn.Parameter):
                     tensor.requires_grad_(owner not in self.frozen)
         for head in set(self.head_names.values()):
-            users = [task for task, name in self.head_names.items() if name == head]
-            self.heads[head].requires_grad_(not all(task in self.frozen for task in users))
+            self._apply_frozen_head(head)
+
+    def _apply_frozen_head(self, head: str) -> None:
+        """A head rests where all its tasks do; what never trained in it stays so."""
+        rests = all(task in self.frozen for task, name in self.head_names.items() if name == head)
+        for name, parameter in self.heads[head].named_parameters():
+            parameter.requires_grad_(not rests and name not in self.fixed[head])
 
 
 def check_task_name(name: str, *, taken: bool = False) -> None:

@@ -19,7 +19,9 @@ class Keyed(nn.Module):
         self._names: dict[str, str] = {}
 
     def __setitem__(self, name: str, value: nn.Module | nn.Parameter) -> None:
-        attribute = "_" + name.replace(".", "/")
+        attribute = self._names.get(name) or "_" + name.replace(".", "/")
+        if name not in self._names and hasattr(self, attribute):  # "modules": torch has an attribute _modules
+            attribute = "/" + attribute
         self._names[name] = attribute
         if isinstance(value, nn.Parameter):
             self.register_parameter(attribute, value)

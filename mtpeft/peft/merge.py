@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.errors import NotApplicable
-from mtpeft.peft.parts import InputPart, LowRankPart, OutputPart, WeightPart
+from mtpeft.peft.parts import InputPart, LowRankPart, OutputPart, WeightPart, is_gain
 from mtpeft.peft.route import Pass, Route
-from mtpeft.peft.sites import Model
+from mtpeft.peft.sites import Model, is_standardised
 from mtpeft.peft.slot import Placed
 from mtpeft.peft.wiring import Wiring
 
@@ -36,7 +36,9 @@ def merged_tensors(wiring: Wiring, plan: Sequence[Placed], task: str | None) -> 
         _check_bias(model, key, value)
         if model.saves(*key):
             found[key] = value.clone()
-    for placed in plan:
+    inputs = [placed for placed in plan if isinstance(placed.part, InputPart)]
+    # of several parts at one input, the last is next to the weight
+    for placed in (*reversed(inputs), *(placed for placed in plan if placed not in inputs)):
         affine = placed.part.affine() if isinstance(placed.part, (InputPart, OutputPart)) else None
         if affine is not None:
             _fold_affine(model, found, placed, *affine)
@@ -69,13 +71,16 @@ def _check(placed: Placed) -> None:
     reason = ""
     if isinstance(part, LowRankPart) and part.input_dependent:
         reason = "its update depends on the input"
+    elif is_gain(part) and is_standardised(site.module):
+        reason = f"{site.name} standardises its weight before use, so a gain would be lost in it"
     elif isinstance(part, WeightPart) and not site.bias:
         if part.bias(site.weight, None) is not None:
             reason = f"it needs a bias at {site.name}, and timm has none there"
     elif isinstance(part, (InputPart, OutputPart)):
         linear = isinstance(site.module, nn.Linear) or (
-            isinstance(site.module, nn.Conv2d) and site.module.kernel_size == (1, 1)
+            isinstance(site.module, nn.Conv2d) and site.module.kernel_size == (1, 1) and site.module.groups == 1
         )
+        linear = linear and not is_standardised(site.module)
         if part.affine() is None or not linear or site.bypassed or "slice" in site.tags:
             reason = f"its part at {site.name} is no affine map beside a linear layer"
     elif not isinstance(part, WeightPart):

@@ -82,8 +82,12 @@ class PerTask(nn.Module):
     def bind(self, cell: Cell) -> None:
         self.__dict__["cell"] = cell
 
-    def add(self, task: str) -> None:
-        self.copies[task] = self.factory()
+    def add(self, task: str, like: Tensor) -> None:
+        """A copy for ``task`` with the device and dtype of ``like``."""
+        copy = self.factory()
+        if isinstance(copy, nn.Parameter):
+            copy.data = copy.data.to(like.device, like.dtype)
+        self.copies[task] = copy if isinstance(copy, nn.Parameter) else copy.to(like.device, like.dtype)
 
     def remove(self, task: str) -> None:
         del self.copies[task]
@@ -161,6 +165,11 @@ class LowRankPart(WeightPart):
     def forward(self, weight: Tensor) -> Tensor:
         a, b, scale = self.factors()
         return weight + scale * (b @ a.flatten(1)).view_as(weight)
+
+
+def sees_input(part: Part) -> bool:
+    """A low-rank part that must run on activations, because it does something of its own with them."""
+    return isinstance(part, LowRankPart) and (part.input_dependent or type(part).project is not LowRankPart.project)
 
 
 class InputPart(Part):

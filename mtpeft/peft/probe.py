@@ -10,7 +10,7 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
-from mtpeft.backbone.extract import Extractor
+from mtpeft.backbone.extract import Extractor, evaluating
 
 _CHANNELS_FIRST = (
     nn.Conv2d,
@@ -49,11 +49,10 @@ class Trace:
         for path, module in backbone.named_modules():
             handles.append(module.register_forward_pre_hook(lambda m, a, path=path: open_modules.append(path)))
             handles.append(module.register_forward_hook(trace._closing(path, open_modules)))
-        training = backbone.training
         try:
-            run_once(backbone.eval(), image_size)
+            with evaluating(backbone):
+                run_once(backbone, image_size)
         finally:
-            backbone.train(training)
             for handle in handles:
                 handle.remove()
         return trace

@@ -104,6 +104,10 @@ class Pass:
     carried: Any = None
     taps: list[Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts without what parts left here."""
+        return {**vars(self), "views": None, "scratch": {}, "carried": None, "taps": None}
+
 
 @dataclass
 class Cell:
@@ -113,7 +117,8 @@ class Cell:
         now: the pass in progress.
         task: the task in force, for parts that keep something for each task.
         tagging: blocks' inputs carry their pass, because a checkpoint may run a block again when another pass is
-        current. merged: the parts are folded into the weights, so none of them acts.
+            current.
+        merged: the parts are folded into the weights, so none of them acts.
         ran: parts seen running, while someone watches.
         stretch: segment, method and owner of the running part.
     """

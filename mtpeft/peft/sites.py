@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from timm.layers import LayerScale
+from timm.layers import LayerScale, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
@@ -385,6 +385,11 @@ def _classifier(backbone: nn.Module) -> list[str]:
 
 def _ref(path: str, name: str, tensor: Tensor) -> TensorRef:
     return TensorRef(path, name, 0, tensor.shape[0] if tensor.ndim else 0)
+
+
+def is_standardised(module: nn.Module) -> bool:
+    """A convolution that standardises its weight before use: a gain of rows or columns is lost in the weight."""
+    return isinstance(module, (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame))
 
 
 def is_plain_conv(module: nn.Module) -> bool:

@@ -50,26 +50,33 @@ def save(host: Host, directory: Path, extra: dict[str, Any]) -> None:
 
 
 def load(host: Host, directory: Path) -> dict[str, Any]:
-    """Read an adapter folder into ``host``; everything is checked before anything is changed."""
+    """Read an adapter folder into ``host``; every file is read and checked before any value is changed, and tasks that
+    were added for it are removed where it does not fit.
+    """
     description = read_description(directory)
     _check_backbone(host, description, directory)
-    missing = sorted(set(description["tasks"]) - set(host.tasks))
-    for task in missing:
-        host.add_task(task)
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for owner in (SHARED, *description["tasks"]):
-        path = directory / file_name(owner)
-        saved = read_tensors(path)
-        host.fit(owner, saved)
-        pairs += _matched(host.tensors(owner), saved, path)
-    for name in description["heads"]:
-        path = directory / f"head.{name}.safetensors"
-        if name in host.heads:
+    owners = {owner: directory / file_name(owner) for owner in (SHARED, *description["tasks"])}
+    heads = {name: directory / f"head.{name}.safetensors" for name in description["heads"] if name in host.heads}
+    read = {path: read_tensors(path) for path in (*owners.values(), *heads.values())}
+    added = [task for task in description["tasks"] if task not in host.tasks]
+    try:
+        for task in added:
+            host.add_task(task)
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for owner, path in owners.items():
+            host.fit(owner, read[path])
+            pairs += _matched(host.tensors(owner), read[path], path)
+        for name, path in heads.items():
             head = host.heads[name]
             new = [c for c in description["heads"][name]["classes"] if c not in head.classes]
             if new:
                 head.extend(new)
-            pairs += _matched(head.state_dict(keep_vars=True), read_tensors(path), path)
+            pairs += _matched(head.state_dict(keep_vars=True), read[path], path)
+    except MtpeftError:
+        for task in added:
+            if task in host.tasks:
+                host.remove_task(task)
+        raise
     with torch.no_grad():
         for tensor, value in pairs:
             tensor.copy_(value)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from timm.layers import LayerNormAct, LayerNormAct2d
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -22,6 +23,7 @@ from mtpeft.peft.parts import (
     WeightPart,
     gains_columns,
     is_gain,
+    sees_input,
 )  # fmt: skip
 from mtpeft.peft.route import Cell
 from mtpeft.peft.sites import Model, TensorRef, is_plain_conv, parametrizations
@@ -33,7 +35,10 @@ _KINDS: dict[type[Part], Literal["input", "output", "token", "keyvalue"]] = {
 }  # fmt: skip
 
 _SCALED = (nn.Linear, nn.Conv2d, nn.LayerNorm)
-"""Modules whose output's channels are the rows of their weight, and nothing follows."""
+"""Modules whose output's channels are the rows of their weight, and nothing follows, but in `_ACTIVATED`."""
+
+_ACTIVATED = (LayerNormAct, LayerNormAct2d)
+"""Norms with an activation behind them."""
 
 Plans = dict[str | None, tuple[Placed, ...]]
 
@@ -177,14 +182,17 @@ class Wiring:
             if any(p.site.bypassed for p in placed):
                 continue
             linear = isinstance(module, nn.Linear) or is_plain_conv(module)
+            scaled = name == "weight" and isinstance(module, _SCALED) and not isinstance(module, _ACTIVATED)
             if linear and all(isinstance(p.part, LowRankPart) for p in placed):
                 slot.on_activations = True
                 self._hook(path).slots["lowrank"] = slot
-            elif name == "weight" and isinstance(module, _SCALED) and self._all_gains(path, slot, placed):
+            elif scaled and self._all_gains(path, slot, placed):
                 slot.on_activations = slot.bias_too = True
                 hook = self._hook(path).slots
                 hook["gain"] = slot
                 hook.pop("bias", None)
+            else:
+                _refuse_beside_others(placed)
 
     def _all_gains(self, path: str, slot: WeightSlot, placed: list[Placed]) -> bool:
         """Whether input and output may be changed instead of the weight, with the same result."""
@@ -231,6 +239,18 @@ class Wiring:
         parametrize.register_parametrization(module, name, Parametrization(slot), unsafe=True)
         if fleeting:  # torch would save it from now on
             parametrizations(module, name)._non_persistent_buffers_set.add("original")
+
+
+def is_attached(backbone: nn.Module) -> bool:
+    """Whether parts of a host are on the backbone."""
+    return any(
+        isinstance(module, Parametrization)
+        or any(
+            isinstance(h, (Before, After))
+            for h in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        )
+        for module in backbone.modules()
+    )
 
 
 def _reorder(store: dict[str, Any], order: Iterable[str]) -> None:
@@ -284,10 +304,20 @@ def _refuse_low_rank(part: LowRankPart, placed: Placed) -> None:
         raise NotApplicable(
             f"{who} is low-rank, and the convolution {site.name} is grouped", hint="choose other sites with at"
         )
-    routed = part.input_dependent or type(part).project is not LowRankPart.project
-    if routed and (site.bypassed or not isinstance(site.module, nn.Linear)):
+    if sees_input(part) and (site.bypassed or not isinstance(site.module, nn.Linear)):
         raise NotApplicable(
             f"{who} looks at the input of {site.name}, which is no linear layer that {site.model.family} calls"
+        )
+
+
+def _refuse_beside_others(placed: Sequence[Placed]) -> None:
+    """Parts of a weight that is computed as a whole: none can look at the input."""
+    seeing = next((p for p in placed if sees_input(p.part)), None)
+    other = next((p for p in placed if not isinstance(p.part, LowRankPart)), None)
+    if seeing is not None and other is not None:
+        raise NotApplicable(
+            f"{seeing.method} looks at the input of {seeing.site.name}, whose weight {other.method} changes too",
+            hint="give one of them other sites with at",
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mtpeft.api import OutputPart
+from mtpeft.api import NotApplicable, OutputPart
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo
@@ -47,6 +48,31 @@ def test_no_weight_is_computed_anew_and_the_result_is_the_merged_one(method, fam
     assert gained(host) and not viewed(host)
     with torch.no_grad():
         torch.testing.assert_close(host(images, "a").pooled, merged(host, family, images), rtol=1e-4, atol=1e-5)
+
+
+def tiny(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=0.0).eval()
+
+
+def moved(backbone: nn.Module, at: str) -> Host:
+    host = Host(backbone, [("ssf", resolve("methods", "ssf")(at=at))], ["a"]).eval()
+    for value in host.trainable(["a"]).values():
+        value.data.add_(torch.randn_like(value), alpha=0.1)
+    return host
+
+
+def test_before_an_activation_inside_the_module_the_weight_is_computed():
+    host, plain = moved(tiny("test_efficientnet_ln"), "norm"), tiny("test_efficientnet_ln")
+    images = torch.randn(2, 3, *host.image_size)
+    plain.load_state_dict(host.merged_state("a"))
+    torch.testing.assert_close(Host(plain).eval()(images).pooled, host(images, "a").pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_that_is_standardised_before_use_holds_no_gain():
+    host = moved(tiny("test_nfnet"), "conv")
+    with pytest.raises(NotApplicable, match="standardises its weight"):
+        host.merge("a")
 
 
 @pytest.mark.parametrize("family", ["beit", "eva02", "swinv2"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,13 +61,65 @@ def test_a_frozen_owner_is_not_trained():
     assert {name.split("/")[0] for name in host.trainable(["b"])} == {"shared", "b"}
 
 
+def test_only_an_owner_can_be_frozen():
+    host = make()
+    with pytest.raises(UsageError, match='no owner "aa"') as error:
+        host.freeze("aa")
+    assert 'did you mean "a"' in error.value.hint and not host.frozen
+
+
+def test_a_head_bound_to_a_frozen_task_is_frozen_too():
+    host = make()
+    host.freeze("a")
+    host.add_head("late", Logits(32))
+    host.bind_head("a", "late")
+    assert not any(parameter.requires_grad for parameter in host.heads["late"].parameters())
+    host.bind_head("b", "late")
+    assert all(parameter.requires_grad for parameter in host.heads["late"].parameters())
+
+
+def test_what_never_trains_in_a_head_stays_so():
+    host, head = make(), Logits(32)
+    head.linear.bias.requires_grad_(False)
+    host.add_head("a", head)
+    host.bind_head("a", "a")
+    host.freeze("a")
+    host.unfreeze("a")
+    host.add_task("later")
+    assert head.linear.weight.requires_grad and not head.linear.bias.requires_grad
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\\b"])
+def test_head_names_that_cannot_be_files_are_refused(name):
+    with pytest.raises(UsageError, match="cannot name a head"):
+        make().add_head(name, Logits(32))
+
+
+def test_a_head_of_ones_own_is_added_and_then_read(tmp_path):
+    host = make()
+    host.add_head("own", Logits(32))
+    host.bind_head("a", "own")
+    host.save(tmp_path)
+    again = mtpeft.load(tmp_path, zoo()["vit"]()).eval()
+    again.add_head("own", Logits(32))
+    again.load(tmp_path)
+    assert torch.equal(again.predict(IMAGES, "a"), host.predict(IMAGES, "a"))
+
+
+def test_a_head_must_be_added_before_it_is_bound():
+    with pytest.raises(UsageError, match='no head "pets"'):
+        make().bind_head("a", "pets")
+
+
 @pytest.mark.parametrize("name", ["shared", "a/b", "", "-x", "two words", "a.b"])
 def test_task_names_that_cannot_be_files_are_refused(name):
     with pytest.raises(UsageError, match="cannot name a task"):
         make(tasks=[name])
 
 
-@pytest.mark.parametrize("name", ["cls", "mlp", "head", "items", "blocks", "weight", "A"])
+@pytest.mark.parametrize(
+    "name", ["cls", "mlp", "head", "items", "blocks", "weight", "A", "names", "modules", "parameters", "apply"]
+)
 def test_task_names_that_are_path_segments_elsewhere_are_fine(name, tmp_path):
     host = make("hydra-lora@task+lora@shared", [name, "other"])
     expected = host(IMAGES, name).pooled
@@ -92,6 +145,22 @@ def test_as_many_tasks_as_images():
         make()(IMAGES, ["a", "b"])
 
 
+@pytest.mark.parametrize("task", ["a", None, []])
+def test_an_empty_batch_is_refused(task):
+    with pytest.raises(UsageError, match="no images"):
+        make()(IMAGES[:0], task)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_second_host_on_one_backbone_is_refused_and_changes_nothing(method):
+    host = make(method)
+    before = host(IMAGES, "a").pooled
+    with pytest.raises(UsageError, match="has a host already"):
+        Host(host.backbone, as_methods("bitfit"), ["a"])
+    assert torch.equal(host(IMAGES, "a").pooled, before)
+    Host(host.detach(), as_methods("bitfit"), ["a"])
+
+
 def test_settings_of_an_instance_are_held_to_their_ranges_too():
     lora = type(as_methods("lora")[0][1])
     with pytest.raises(UsageError, match=r"lora\.rank = 0 does not fit") as caught:
@@ -104,6 +173,13 @@ def test_settings_of_an_instance_are_held_to_their_ranges_too():
 def test_two_methods_that_encode_are_refused():
     with pytest.raises(NotApplicable, match="one and two each say how images become features"):
         Host(zoo()["vit"](), [("one", Queried()), ("two", Queried())], ["a"])
+
+
+@pytest.mark.parametrize("methods", ["dora+hydra-lora", "hydra-lora@task+ssf@task"])
+def test_a_part_that_looks_at_the_input_of_a_weight_that_others_change_is_refused(methods):
+    with pytest.raises(NotApplicable, match="hydra-lora looks at the input"):
+        make(methods)
+    make("hydra-lora+lora")
 
 
 def test_a_pattern_that_matches_nothing_lists_what_there_is():
@@ -148,11 +224,32 @@ def test_a_merged_host_runs_only_what_it_was_merged_for():
     host(IMAGES, "b")
 
 
+def test_several_affine_parts_of_one_module_fold_in_the_order_they_run():
+    (_, first), (_, second) = as_methods("repadapter@shared+repadapter@shared")
+    host = Host(zoo()["vit"](), [("first", first), ("second", second)], ["a"]).eval()
+    torch.manual_seed(0)
+    for tensor in host.tensors("shared").values():
+        tensor.data.add_(torch.randn_like(tensor), alpha=0.3)
+    before = host(IMAGES, "a").pooled
+    host.merge("a")
+    torch.testing.assert_close(host(IMAGES, "a").pooled, before, rtol=1e-4, atol=1e-5)
+
+
 def test_what_cannot_be_merged_says_why():
     with pytest.raises(NotApplicable, match="depends on the input"):
         make("hydra-lora").merge("a")
     with pytest.raises(NotApplicable, match="no function of a weight"):
         make("vpt-deep").merge("a")
+
+
+@pytest.mark.parametrize("method", ["prefix", "dtl", "gist", "lora@task+mona"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_host_is_copied_between_a_pass_and_the_next(method, checkpointing):
+    host = make(method)
+    host.checkpointing(checkpointing)
+    features = host(IMAGES, "a").pooled
+    features.square().sum().backward()
+    assert torch.equal(copy.deepcopy(host)(IMAGES, "a").pooled, features)
 
 
 def test_batch_norm_statistics_stay_frozen_in_training():
@@ -253,9 +350,19 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         file.write_bytes(file.read_bytes()[:-50])
     else:
         file.unlink()
+    backbone = zoo()["vit"]()
     with pytest.raises(MtpeftError, match=r"task\.b\.safetensors") as error:
-        mtpeft.load(folder, zoo()["vit"]())
+        mtpeft.load(folder, backbone)
     assert error.value.hint
+    Host(backbone, as_methods("lora"), ["a"])  # nothing of the host that failed is left on it
+
+
+def test_a_head_that_cannot_be_built_leaves_the_backbone_free():
+    backbone = zoo()["vit"]()
+    with pytest.raises(UsageError):
+        mtpeft.adapt(backbone, "lora", {"a": mtpeft.head("no-such-type", ["x"])})
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    Host(backbone, as_methods("lora"), ["a"])
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 99}'])
@@ -264,6 +371,20 @@ def test_a_damaged_description_is_named(tmp_path, text):
     (folder / "adapter.json").write_text(text)
     with pytest.raises(MtpeftError, match=r"adapter\.json"):
         mtpeft.load(folder, zoo()["vit"]())
+
+
+@pytest.mark.parametrize("why", ["rank", "file"])
+def test_a_refused_folder_leaves_no_task_behind(tmp_path, why):
+    make("lora@task", ["a", "later"]).save(tmp_path)
+    if why == "file":
+        (tmp_path / "task.later.safetensors").write_bytes(b"")
+    ((name, lora),) = as_methods("lora@task")
+    host = Host(zoo()["vit"](), [(name, replace(lora, rank=4) if why == "rank" else lora)], ["a"])
+    before = {name: tensor.clone() for name, tensor in host.tensors("a").items()}
+    with pytest.raises(MtpeftError):
+        host.load(tmp_path)
+    assert host.tasks == ["a"] and not host.tensors("later")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in host.tensors("a").items())
 
 
 def test_a_plugin_that_is_gone_is_named(tmp_path):

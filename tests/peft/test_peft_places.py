@@ -96,6 +96,35 @@ def test_middle_of_a_block_with_norms_behind_is_what_enters_the_mlp():
     torch.testing.assert_close(block(x), m + plain.norm2(plain.mlp(m)))
 
 
+def broken(host: Host) -> None:
+    """A pass that ends in an error behind the middle of a block."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    handle = host.backbone.blocks[1].mlp.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        host(torch.ones(3, 3, *host.image_size), "a")
+    handle.remove()
+
+
+def checkpointed(host: Host) -> None:
+    """A recomputed block, which stops where its last needed tensor is there."""
+    host.checkpointing()
+    host(torch.ones(3, 3, *host.image_size), "a").pooled.sum().backward()
+    host.checkpointing(False)
+
+
+@pytest.mark.parametrize("interrupt", [broken, checkpointed])
+def test_what_an_interrupted_pass_left_in_the_middle_reaches_no_other(interrupt):
+    host = Host(zoo()["vit"](), [("m", Placed(at="middle", scope="task"))], ["a"]).eval()
+    bend(host)
+    images = torch.randn(2, 3, *host.image_size)
+    expected = host(images).pooled
+    interrupt(host)
+    assert torch.equal(host(images).pooled, expected)
+
+
 def test_middle_takes_input_parts_only():
     with pytest.raises(NotApplicable, match="place in the stream"):
         Host(zoo()["vit"](), [("m", Placed(at="middle", kind="Seen"))])
