@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from mtpeft.errors import MtpeftError, NotApplicable
 from mtpeft.peft.keyed import Keyed
 from mtpeft.peft.method import SHARED, Method
-from mtpeft.peft.parts import PerTask
+from mtpeft.peft.parts import KINDS, Part, PerTask
 from mtpeft.peft.route import Cell
 from mtpeft.peft.sites import Site
 from mtpeft.peft.slot import Placed
@@ -107,8 +108,12 @@ class Parts(nn.Module):
         for site in sites:
             part = method.part(site)
             if part is not None:
+                _check(part, name, site)
                 part.bind(self.cell, common)
                 parts[site.name] = part
+        if sites and not len(parts):
+            family = sites[0].model.family
+            raise NotApplicable(f'{name} has nothing to train at "{method.at}" of {family}', hint="choose other sites")
         self.built[name][owner] = parts.to(like.device, like.dtype)
 
     def _copies(self) -> list[tuple[str, PerTask]]:
@@ -121,6 +126,22 @@ class Parts(nn.Module):
             for module in holder.modules()
             if isinstance(module, PerTask)
         ]
+
+
+def _check(part: Part, method: str, site: Site) -> None:
+    """
+    Raises:
+        MtpeftError: for what is no part of any kind, or has a parameter that shall not train.
+    """
+    if not isinstance(part, tuple(KINDS)):
+        kinds = ", ".join(kind.__name__ for kind in KINDS)
+        raise MtpeftError(f"{method} gives a {type(part).__name__} for {site.name}", hint=f"a part is one of {kinds}")
+    fixed = next((name for name, parameter in part.named_parameters() if not parameter.requires_grad), None)
+    if fixed is not None:
+        raise MtpeftError(
+            f"{method} gives {site.name} a parameter {fixed} that needs no gradient",
+            hint="what is kept and not trained is a buffer: self.register_buffer(name, tensor)",
+        )
 
 
 def _has_copies(module: nn.Module) -> bool:

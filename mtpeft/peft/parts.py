@@ -113,7 +113,13 @@ class WeightPart(Part):
 
     ``forward(weight) -> weight`` sees the site's tensor (for a q, k or v site its rows of a fused ``qkv``) and returns
     one of the same shape. ``bias`` may replace the bias; it gets None where the module has none.
+
+    Attributes:
+        replaces: ``forward`` takes no notice of its weight; behind a part that changes the weight, which would be lost,
+            it is refused.
     """
+
+    replaces = False
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor: ...
@@ -232,3 +238,7 @@ class SidePart(Part):
 def zeros(*shape: int) -> nn.Parameter:
     """A trained tensor that starts at zero."""
     return nn.Parameter(torch.zeros(*shape))
+
+
+KINDS = (WeightPart, InputPart, OutputPart, TokenPart, KeyValuePart, SidePart)
+"""What `Method.part` may give."""

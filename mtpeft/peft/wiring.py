@@ -23,8 +23,8 @@ from mtpeft.peft.parts import (
     WeightPart,
     gains_columns,
     is_gain,
-    sees_input,
 )  # fmt: skip
+from mtpeft.peft.refusals import refuse, refuse_beside_others, refuse_replaced
 from mtpeft.peft.route import Cell
 from mtpeft.peft.sites import Model, TensorRef, is_plain_conv, parametrizations
 from mtpeft.peft.slot import Placed, Slot
@@ -76,6 +76,9 @@ class Wiring:
             for placed in plan:
                 for place in self._slots(placed):
                     place.plans[task] = (*place.plans.get(task, ()), placed)
+        for (path, name), chain in self.chains.items():
+            for task in plans:
+                refuse_replaced([placed for slot in chain for placed in slot.plans.get(task, ())], path, name)
         self._choose_activation_path()
         self._hook_blocks(plans)
         for (path, name), chain in self.chains.items():
@@ -95,6 +98,7 @@ class Wiring:
             for attention, first in hook.rotary.items():
                 attention.num_prefix_tokens = first
         for module, (parameters, buffers) in self.orders.items():
+            _own_class(module)
             for name in [n for n in (*parameters, *buffers) if parametrize.is_parametrized(module, n)]:
                 fleeting = parametrizations(module, name)._non_persistent_buffers_set
                 parametrize.remove_parametrizations(module, name, leave_parametrized=False)
@@ -192,7 +196,7 @@ class Wiring:
                 hook["gain"] = slot
                 hook.pop("bias", None)
             else:
-                _refuse_beside_others(placed)
+                refuse_beside_others(placed)
 
     def _all_gains(self, path: str, slot: WeightSlot, placed: list[Placed]) -> bool:
         """Whether input and output may be changed instead of the weight, with the same result."""
@@ -253,82 +257,12 @@ def is_attached(backbone: nn.Module) -> bool:
     )
 
 
+def _own_class(module: nn.Module) -> None:
+    """The class that torch gave a parametrized module, for it alone: copies share it, and would lose the tensor too."""
+    shared = type(module)
+    module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+
+
 def _reorder(store: dict[str, Any], order: Iterable[str]) -> None:
     for name in order:
         store[name] = store.pop(name)
-
-
-def refuse(placed: Placed) -> None:
-    """Refuse a part that cannot be right at its site.
-
-    Raises:
-        NotApplicable: in one sentence.
-    """
-    part, site, who = placed.part, placed.site, placed.method
-    model = site.model
-    if isinstance(part, WeightPart):
-        if site.tensor is None:
-            raise NotApplicable(
-                f"{who} changes weights, and {site.name} has none", hint="give it a linear or convolution"
-            )
-        if isinstance(part, LowRankPart):
-            _refuse_low_rank(part, placed)
-    elif isinstance(part, (InputPart, OutputPart)):
-        if isinstance(part, OutputPart) and "middle" in site.tags:
-            raise NotApplicable(
-                f"{who} changes a module's output, and {site.name} is a place in the stream",
-                hint="give it an input part",
-            )
-        if site.bypassed:
-            raise NotApplicable(
-                f"{who} needs {site.name} to be called, and {model.family} reads its weight without calling it"
-            )
-        if isinstance(part, InputPart) and "slice" in site.tags:
-            raise NotApplicable(
-                f"{who} changes inputs, and {site.name} shares its input with the other rows of a fused projection"
-            )
-    elif isinstance(part, TokenPart):
-        if "tokens" not in site.tags:
-            raise NotApplicable(f"{who} gives tokens, which {site.name} cannot take", hint='use at = "tokens"')
-        if model.positions == "relative":
-            raise NotApplicable(
-                f"{who} adds tokens, and the relative positions of {model.family} have no place for them"
-            )
-    elif isinstance(part, KeyValuePart):
-        _refuse_keys_values(placed)
-
-
-def _refuse_low_rank(part: LowRankPart, placed: Placed) -> None:
-    site, who = placed.site, placed.method
-    if "grouped-conv" in site.tags:
-        raise NotApplicable(
-            f"{who} is low-rank, and the convolution {site.name} is grouped", hint="choose other sites with at"
-        )
-    if sees_input(part) and (site.bypassed or not isinstance(site.module, nn.Linear)):
-        raise NotApplicable(
-            f"{who} looks at the input of {site.name}, which is no linear layer that {site.model.family} calls"
-        )
-
-
-def _refuse_beside_others(placed: Sequence[Placed]) -> None:
-    """Parts of a weight that is computed as a whole: none can look at the input."""
-    seeing = next((p for p in placed if sees_input(p.part)), None)
-    other = next((p for p in placed if not isinstance(p.part, LowRankPart)), None)
-    if seeing is not None and other is not None:
-        raise NotApplicable(
-            f"{seeing.method} looks at the input of {seeing.site.name}, whose weight {other.method} changes too",
-            hint="give one of them other sites with at",
-        )
-
-
-def _refuse_keys_values(placed: Placed) -> None:
-    site, model = placed.site, placed.site.model
-    if "attention" not in site.tags:
-        raise NotApplicable(
-            f"{placed.method} gives keys and values, which {site.name} cannot take", hint='use at = "attn"'
-        )
-    projections = {f"{site.path}.qkv", f"{site.path}.k_proj", f"{site.path}.kv"}
-    if model.positions != "none" or not model.tokens or not projections & model.called:
-        raise NotApplicable(
-            f"{placed.method} adds keys and values, and the attention of {model.family} mixes positions or windows"
-        )

@@ -30,8 +30,8 @@ def composes_with_itself(case: Case) -> None:
     """Two of it on one host, one shared and one for each task: still mixed equals separate; or a refusal."""
     torch.manual_seed(0)
     methods = [("first", case.copy(scope="shared")), ("second", case.copy(scope="task"))]
-    if type(case.method).encode is not Method.encode:
-        error = refusal(lambda: Host(case.backbone(), methods, TASKS), NotApplicable)
+    error = refusal(lambda: Host(case.backbone(), methods, TASKS), NotApplicable)
+    if error is not None or type(case.method).encode is not Method.encode:
         expect_refusal(case, error, "two of it say how images become features, and neither is refused")
         return
     host = Host(case.backbone(), methods, TASKS).eval()

@@ -36,7 +36,7 @@ FOUND = {
     broken.MisspeltHook: "spells_what_it_overrides",
     broken.MisspellsInItsPart: "spells_what_it_overrides",
     broken.NoPattern: "builds_parts",
-    broken.ForgetsToReturn: "builds_parts",
+    broken.ForgetsToReturn: "refuses_in_one_sentence",
     broken.MatchesNothing: "refuses_in_one_sentence",
     broken.NoRange: "refuses_settings_out_of_range",
     broken.GivesOneToken: "keeps_shapes",

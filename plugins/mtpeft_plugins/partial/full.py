@@ -12,6 +12,8 @@ from mtpeft.api import Method, Site, WeightPart
 class Replacement(WeightPart):
     """A trained tensor in the place of the frozen one, equal to it at the start."""
 
+    replaces = True
+
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.value = nn.Parameter(site.weight.clone())
