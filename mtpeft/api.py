@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mtpeft.backbone.extract import evaluating as evaluating
     from mtpeft.backbone.features import Features as Features
     from mtpeft.backbone.features import FeaturesInfo as FeaturesInfo
     from mtpeft.backbone.features import ImageConfig as ImageConfig
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "mtpeft.errors": ["DataError", "MtpeftError", "NotApplicable", "UsageError", "did_you_mean"],
     "mtpeft.hookspecs": ["API_VERSION", "hookimpl"],
+    "mtpeft.backbone.extract": ["evaluating"],
     "mtpeft.backbone.features": ["Features", "FeaturesInfo", "ImageConfig"],
     "mtpeft.backbone.pyramid": ["FeaturePyramid"],
     "mtpeft.plugins": ["resolve"],

@@ -15,20 +15,22 @@ def select(sites: Sequence[Site], pattern: str, blocks: str = "") -> list[Site]:
 
     Args:
         pattern: ``attn.q attn.v | mlp.fc1 mlp.fc2 | conv``.
-        blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``; sites outside the blocks are then left out.
+        blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``; sites outside are then left out, but for
+            ``features`` beside others, which is behind all blocks.
 
     Raises:
         UsageError: if nothing matches; it lists what there is.
     """
     count = len(sites[0].model.blocks) if sites else 0
     chosen = _block_set(blocks, count) if blocks else None
-    pool = [s for s in sites if chosen is None or s.block in chosen]
+    pool = [s for s in sites if chosen is None or s.block in chosen or "features" in s.tags]
     for alternative in pattern.split("|"):
         terms = alternative.split()
         found = [site for site in pool if any(_matches(site, term) for term in terms)]
-        if found:
+        if found and (chosen is None or any(site.block is not None for site in found)):
             return found
-    raise UsageError(f'no site of this backbone matches "{pattern}"', hint=f"there is: {', '.join(vocabulary(sites))}")
+    where = f'in blocks "{blocks}"' if blocks else "of this backbone"
+    raise UsageError(f'no site {where} matches "{pattern}"', hint=f"there is: {', '.join(vocabulary(pool))}")
 
 
 def vocabulary(sites: Sequence[Site]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpeft.backbone.extract import evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import MtpeftError
 from mtpeft.peft.host import Host
@@ -239,12 +240,8 @@ def optimizer_of(host: Host, tasks: Sequence[str], rate: float) -> torch.optim.O
 @torch.no_grad()
 def evaluated(host: Host, loss: Any, batch: tuple[str, Tensor, list[dict[str, Any]]]) -> float:
     """The loss of a batch in evaluation mode; the host is in its own mode afterwards."""
-    training = host.training
-    try:
-        host.eval()
+    with evaluating(host):
         return float(loss(*batch))
-    finally:
-        host.train(training)
 
 
 def part_parameters(host: Host) -> dict[str, nn.Parameter]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtpeft.peft.host import Host
+from mtpeft.backbone.extract import evaluating
 from mtpeft.task import Score, spread
 from mtpeft.training.data import Loaded, Samples, Source, batches, to_device
 from mtpeft.training.run import Run
@@ -52,17 +51,6 @@ def measure(run: Run, name: str, loaded: Iterable[Loaded], pause: Callable[[], N
             metric.update(predict(run, name, images, targets), targets)
             pause()
     return metric.compute()
-
-
-@contextmanager
-def evaluating(host: Host) -> Iterator[None]:
-    """The host in evaluation mode, and in its own again afterwards."""
-    training = host.training
-    host.eval()
-    try:
-        yield
-    finally:
-        host.train(training)
 
 
 @torch.no_grad()

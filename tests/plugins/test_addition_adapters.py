@@ -235,6 +235,14 @@ def test_sct_chooses_once():
     assert part.channels.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_sct_leaves_a_frozen_owner_as_it_is():
+    host = method_host("sct", channels=5, random=False)
+    host.freeze("shared")
+    batches = [("a", torch.randn(3, 3, 32, 32), [{"label": torch.tensor(0)}] * 3)]
+    host.methods["sct"].calibrate(Context(host, ("a",), ("a",), batches=lambda: iter(batches)))
+    assert parts_at(host)["blocks.0.middle"].channels.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_sct_takes_images_without_a_class_as_one_class():
     host = method_host("sct", channels=5, random=False)
     batches = [("a", torch.randn(3, 3, 32, 32), [{"mask": None}] * 3)]

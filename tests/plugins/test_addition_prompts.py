@@ -223,10 +223,15 @@ def test_lst_pools_its_change_as_the_backbone_pools(family):
     expect_close(pooled, (after.prefix - before.prefix)[:, 0] if family in ("vit", "vit-reg4") else grid)
 
 
+def test_vqt_asks_the_last_blocks_alone():
+    host = method_host("vqt", blocks="last:1", tokens=3)
+    assert list(parts_at(host)) == ["blocks.2.attn.qkv", "features"]
+    assert host(torch.randn(2, 3, 32, 32), "a").pooled.shape == (2, 32 + 3 * 32)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blocks": "last:1"}, "read at the features"),
         ({"at": "attn.qkv"}, "read at the features"),
         ({"at": "attn.q features"}, r"ask at attn.qkv, not at blocks.0.attn.q"),
         ({"at": "mlp features"}, r"ask at attn.qkv, not at blocks.0.mlp"),

@@ -63,6 +63,15 @@ def test_dora_gives_directions_their_own_magnitudes():
     torch.testing.assert_close(host.backbone.blocks[0].mlp.fc1.weight, own.magnitude[:, None] * F.normalize(v, dim=1))
 
 
+def test_dora_leaves_a_row_of_zeros_at_zero():
+    backbone = zoo()["vit"]()
+    with torch.no_grad():
+        backbone.blocks[0].mlp.fc1.weight[3] = 0
+    host = Host(backbone, [("dora", resolve("methods", "dora")(at="mlp.fc1"))], ["a"])
+    weight = host.backbone.blocks[0].mlp.fc1.weight
+    assert weight.isfinite().all() and not weight[3].any()
+
+
 def test_no_gradient_runs_through_doras_norm():
     host = randomized("dora", at="mlp.fc1")
     own = part(host, "blocks.0.mlp.fc1")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtpeft.api import Context, Count, InputPart, Method, Positive, Site, zeros
+from mtpeft.api import Context, Count, InputPart, Method, Positive, Site, evaluating, zeros
 
 
 class ChosenChannels(InputPart):
@@ -68,17 +68,15 @@ class Sct(Method):
     @torch.no_grad()
     def calibrate(self, context: Context) -> None:
         host = context.host
-        parts = [placed.part for placed in host.parts_of(self, context.tasks)]
+        parts = [p.part for p in host.parts_of(self, context.tasks) if p.owner not in host.frozen]
         waiting = [part for part in parts if isinstance(part, ChosenChannels) and not part.chosen]
         for part in waiting:
             part.squares = {}
-        training = host.training
-        host.eval()
-        for task, images, targets in context.batches() if waiting else ():
-            for part in waiting:
-                part.labels = [(task, label_of(target)) for target in targets]
-            host(images, task)
-        host.train(training)
+        with evaluating(host):
+            for task, images, targets in context.batches() if waiting else ():
+                for part in waiting:
+                    part.labels = [(task, label_of(target)) for target in targets]
+                host(images, task)
         for part in waiting:
             part.choose()
 

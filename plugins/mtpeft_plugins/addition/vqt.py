@@ -92,7 +92,7 @@ class Vqt(Method):
         if all("features" in site.tags for site in sites):
             raise NotApplicable("vqt asks the attention of plain ViT blocks, and this backbone has none")
         read = any("features" in site.tags for site in sites)
-        self.check(read, "vqt's queries are read at the features, which at or blocks leave out", "keep features in at")
+        self.check(read, "vqt's queries are read at the features, which at leaves out", "keep features in at")
         self.added = sum(self.tokens * site.in_features for site in sites if site.block is not None)
 
     def owners(self, task: str | None, seen: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Method, Site
+from mtpeft.api import Context, Method, Site, evaluating
 
 Batches = Iterable[tuple[str, Tensor, list[dict[str, Any]]]]
 
@@ -46,17 +46,6 @@ def limited(context: Context, tasks: Sequence[str], batches: int) -> Batches:
             yield task, images, targets
         if not any(left.values()):
             return
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the mode of before behind."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 class Moments:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart
@@ -29,7 +30,8 @@ class WeightDecomposed(WeightPart):
 
     def forward(self, weight: Tensor) -> Tensor:
         directed = self.direction(weight)
-        gain = self.magnitude / row_norm(directed).detach()
+        norm = row_norm(directed).detach()
+        gain = self.magnitude / norm.clamp(min=torch.finfo(norm.dtype).tiny)  # a row may be zero
         return gain.view(-1, *[1] * (weight.ndim - 1)) * directed
 
 

@@ -17,8 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, NotApplicable, Positive, Site, UsageError, zeros
-from mtpeft_plugins.partial._calibration import Calibrated, Moments, evaluating, fresh, limited, watching
+from mtpeft.api import (
+    Context,
+    Count,
+    Fraction,
+    LowRankPart,
+    Method,
+    NotApplicable,
+    Positive,
+    Site,
+    UsageError,
+    evaluating,
+    zeros,
+)
+from mtpeft_plugins.partial._calibration import Calibrated, Moments, fresh, limited, watching
 from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, principal_directions, start
 from mtpeft_plugins.partial._matrix import down_shape
 
