@@ -10,6 +10,7 @@ from rich.console import Console
 from mtpeft.commands.output import print_json
 from mtpeft.config import Config
 from mtpeft.reports import render
+from mtpeft.reports.numbers import size
 from mtpeft.training.dry_run import rehearse
 from mtpeft.training.progress import choose
 from mtpeft.training.session import Session
@@ -58,7 +59,7 @@ def _print_rehearsal(report: dict[str, Any]) -> None:
     rates = report["learning_rates"]
     peaks = ", ".join(f"{name} {rate:g}" for name, rate in {**rates["methods"], "heads": rates["heads"]}.items())
     print(f"peak rates    {peaks}; warm-up {rates['warmup']:.0%} of a stage, then cosine")
-    print(f"adapter       {report['adapter_bytes'] / 1e6:.2f} MB on disk")
+    print(f"adapter       {size(report['adapter_bytes'])} on disk")
     print(f"one update    {report['update_seconds']:.3f} s, {report['images_per_second']:.0f} images/s")
     print(f"training      about {report['seconds']:.0f} s, evaluation not counted")
-    print(f"memory        {report['peak_memory_bytes'] / 1e9:.2f} GB at peak")
+    print(f"memory        {size(report['peak_memory_bytes'])} at peak")

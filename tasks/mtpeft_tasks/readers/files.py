@@ -95,6 +95,9 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__} {said}".strip() if named else said
 
 
+WHERE = "check the path: in a recipe it is relative to the recipe's folder, in a flag to this one"
+
+
 def folder(path: str | Path) -> Path:
     """An existing folder.
 
@@ -103,7 +106,7 @@ def folder(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     if not path.is_dir():
-        raise DataError(f'data folder "{path}" does not exist', hint="check the path; it is relative to the recipe")
+        raise DataError(f'data folder "{path}" does not exist', hint=WHERE)
     return path
 
 
@@ -115,7 +118,7 @@ def existing(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise DataError(f'data "{path}" does not exist', hint="check the path; it is relative to the recipe")
+        raise DataError(f'data "{path}" does not exist', hint=WHERE)
     return path
 
 
