@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tomllib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -292,14 +293,25 @@ def remember(config: Config, folder: Path, recipe: Path) -> None:
     """Keep the resolved plan beside the records, or hold it against what is kept.
 
     Raises:
-        MtpeftError: where the records in ``folder`` are those of another plan.
+        MtpeftError: where the records in ``folder`` are those of another plan, naming what differs.
     """
     path = folder / "plan.toml"
     text = portable(config, recipe.resolve().parent)
-    if path.exists() and path.read_text("utf-8") != text:
-        raise MtpeftError(f'"{folder}" holds the records of another plan', hint="give another --out, or that plan")
+    kept = path.read_text("utf-8") if path.exists() else text
+    if kept != text:
+        differing = _differing(tomllib.loads(kept), tomllib.loads(text))
+        message = f'"{folder}" holds the records of another plan: {differing} is not what it was'
+        raise MtpeftError(message, hint="give another --out, or that plan")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
+
+
+def _differing(kept: Any, now: Any) -> str:
+    """Dotted name of the first setting that is another."""
+    if not isinstance(kept, dict) or not isinstance(now, dict):
+        return ""
+    name = next((name for name in {**kept, **now} if kept.get(name) != now.get(name)), "")
+    return f"{name}.{_differing(kept.get(name), now.get(name))}".rstrip(".")
 
 
 def portable(config: Config, base: Path) -> str:
