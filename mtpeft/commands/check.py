@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from mtpeft.commands.output import print_json, print_table
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry
@@ -23,6 +25,7 @@ def run(name: str, *, families: Sequence[str], compile: bool, json: bool) -> Non
         UsageError: for a name that is neither, or an unknown family.
         MtpeftError: if a check fails; the table and the reasons are printed before.
     """
+    torch.set_num_threads(1)  # the zoo's models are so small that threads wait for each other
     rows: list[dict[str, Any]] = []
     for method in methods_of(name):
         rows += checked(method, families or FAMILIES, compile)
