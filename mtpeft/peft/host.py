@@ -20,6 +20,7 @@ from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import NotApplicable, UsageError, did_you_mean
 from mtpeft.peft import merge, store
+from mtpeft.peft.anatomy import find_sites
 from mtpeft.peft.collection import Parts
 from mtpeft.peft.gradients import TaskGradients
 from mtpeft.peft.keyed import Keyed
@@ -27,7 +28,7 @@ from mtpeft.peft.method import SHARED, Method
 from mtpeft.peft.pattern import select
 from mtpeft.peft.probe import native_size
 from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
-from mtpeft.peft.sites import Site, find_sites
+from mtpeft.peft.sites import Site
 from mtpeft.peft.slot import Placed
 from mtpeft.peft.wiring import Wiring, is_attached
 from mtpeft.settings import check

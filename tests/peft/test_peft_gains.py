@@ -81,9 +81,7 @@ def test_where_the_module_is_bypassed_the_weight_is_computed(family):
     assert viewed(host) and gained(host) and not viewed(host) & gained(host)
 
 
-@pytest.mark.parametrize(
-    "methods", [("ssf", "lora"), ("lora", "ssf"), ("bitfit", "ssf"), ("ssf", "bitfit"), ("ssf", "ia3")]
-)
+@pytest.mark.parametrize("methods", [("ssf", "lora"), ("lora", "ssf"), ("bitfit", "ssf"), ("ssf", "ia3")])
 def test_beside_other_changes_of_the_same_tensors_the_order_holds(methods):
     host = hosted("vit", *methods)
     images = torch.randn(2, 3, *host.image_size)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mtpeft.api import Method, Site, TokenPart, WeightPart
 from mtpeft.errors import NotApplicable, UsageError
+from mtpeft.peft.anatomy import find_sites
 from mtpeft.peft.host import Host
-from mtpeft.peft.sites import find_sites
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo
 

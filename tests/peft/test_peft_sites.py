@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtpeft.errors import UsageError
+from mtpeft.peft.anatomy import find_sites
 from mtpeft.peft.pattern import select
-from mtpeft.peft.sites import find_sites
 from mtpeft.testing.zoo import zoo
 
 TRANSFORMERS = ["vit", "vit-reg4", "siglip", "deit", "beit", "eva02", "eva02-base", "dinov3", "swin", "swinv2"]

@@ -122,9 +122,7 @@ def test_gist_weighs_tasks_of_a_mixed_batch_by_their_samples():
     torch.testing.assert_close(mixed, apart + gist.penalty(here) * 3 / 4)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"blocks": "1-2"}, {"blocks": "0-2"}, {"at": "tokens"}, {"at": "blocks.0.tokens features"}]
-)
+@pytest.mark.parametrize("settings", [{"blocks": "1-2"}, {"at": "tokens"}, {"at": "blocks.0.tokens features"}])
 def test_gist_refuses_sites_where_its_token_would_be_lost(settings):
     with pytest.raises(UsageError, match="through every block to the features"):
         attached("gist", **settings)

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Fraction, LowRankPart, Method, PerTask, Positive, Site, zeros
-from mtpeft_plugins.partial._matrix import down_shape
 
 
 class Hydra(LowRankPart):
@@ -25,7 +24,7 @@ class Hydra(LowRankPart):
     def __init__(self, site: Site, rank: int, heads: int, scale: float) -> None:
         super().__init__()
         self.heads, self.scale = heads, scale
-        self.A = nn.Parameter(torch.empty(down_shape(site, rank)))
+        self.A = nn.Parameter(torch.empty(site.down_shape(rank)))
         self.B = zeros(site.out_features, heads * rank)
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, NonNegative, Positive, Site, zeros
-from mtpeft_plugins.partial._matrix import down_shape
 
 
 class Triplets(LowRankPart):
@@ -30,7 +29,7 @@ class Triplets(LowRankPart):
         self.scale = scale
         self.P = nn.Parameter(0.02 * torch.randn(site.out_features, rank))
         self.l = zeros(rank)
-        self.Q = nn.Parameter(0.02 * torch.randn(down_shape(site, rank)))
+        self.Q = nn.Parameter(0.02 * torch.randn(site.down_shape(rank)))
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         return self.l.view(-1, *[1] * (self.Q.ndim - 1)) * self.Q, self.P, self.scale

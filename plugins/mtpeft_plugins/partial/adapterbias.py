@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import LowRankPart, Method, Site, zeros
-from mtpeft_plugins.partial._matrix import down_shape, matrix_shape
 
 
 class TokenShift(LowRankPart):
@@ -22,10 +21,10 @@ class TokenShift(LowRankPart):
 
     def __init__(self, site: Site) -> None:
         super().__init__()
-        out, inputs = matrix_shape(site)
+        out, inputs = site.matrix_shape
         self.direction = zeros(out, 1)
         bound = 1 / math.sqrt(inputs)
-        self.weight = nn.Parameter(torch.empty(down_shape(site, 1)).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(site.down_shape(1)).uniform_(-bound, bound))
         self.offset = nn.Parameter(torch.empty(1).uniform_(-bound, bound))
 
     def factors(self) -> tuple[Tensor, Tensor, float]:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Site, WeightPart, zeros
-from mtpeft_plugins.partial._matrix import matrix_shape
 from mtpeft_plugins.partial.oft import block_size, cayley_change, turn_blocks
 
 
@@ -31,7 +30,7 @@ class Butterfly(WeightPart):
 
     def __init__(self, site: Site, block: int, factors: int) -> None:
         super().__init__()
-        out, width = matrix_shape(site)
+        out, width = site.matrix_shape
         block = block_size(width, block)
         self.A = zeros(possible_factors(width, block, factors), width // block, block, block)
         self.gain = nn.Parameter(torch.ones(out))

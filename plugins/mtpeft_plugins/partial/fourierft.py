@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart
 from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class Places(nn.Module):
@@ -25,7 +24,7 @@ class Places(nn.Module):
 
     def __init__(self, sites: Sequence[Site], count: int, seed: int) -> None:
         super().__init__()
-        for size in {math.prod(matrix_shape(site)) for site in sites}:
+        for size in {math.prod(site.matrix_shape) for site in sites}:
             places = fixed_uniform(seed, size).argsort(stable=True)[:count]
             self.register_buffer(f"of_{size}", places, persistent=False)
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Site, WeightPart, zeros
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 Support = Literal["lora", "vector", "scalar", "none"]
 Prompt = Literal["lora", "vector", "none"]
@@ -63,7 +62,7 @@ class Generalized(WeightPart):
 
     def __init__(self, site: Site, method: Glora) -> None:
         super().__init__()
-        out, inputs = matrix_shape(site)
+        out, inputs = site.matrix_shape
         self.A = support(method.weight_scale, out, inputs, method.rank)
         self.B = support(method.weight_shift, out, inputs, method.rank)
         self.C = support(method.prompt, inputs, 1, method.rank)

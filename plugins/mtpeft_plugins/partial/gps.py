@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from mtpeft.api import Context, Count, Method, Site, WeightPart, zeros
 from mtpeft_plugins.partial._calibration import Calibrated, fresh, limited, summed_gradients
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class SparseRows(WeightPart):
@@ -28,7 +27,7 @@ class SparseRows(WeightPart):
 
     def __init__(self, site: Site, k: int) -> None:
         super().__init__()
-        out, inputs = matrix_shape(site)
+        out, inputs = site.matrix_shape
         self.values = zeros(out, min(k, inputs))
         self.register_buffer("columns", torch.zeros(self.values.shape, dtype=torch.int32))
         self.shift = zeros(out) if site.bias else None

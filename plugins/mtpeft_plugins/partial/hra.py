@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Context, Method, NonNegative, Site, WeightPart
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 def reflect_twice(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -30,7 +29,7 @@ class Reflections(WeightPart):
 
     def __init__(self, site: Site, rank: int) -> None:
         super().__init__()
-        half = torch.empty(matrix_shape(site)[1], rank // 2)
+        half = torch.empty(site.matrix_shape[1], rank // 2)
         nn.init.kaiming_uniform_(half, a=math.sqrt(5))
         self.U = nn.Parameter(half.repeat_interleave(2, dim=1))
 

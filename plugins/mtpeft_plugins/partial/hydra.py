@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class Branch(nn.Module):
@@ -34,7 +33,7 @@ class TwoBranches(WeightPart):
 
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__()
-        out, inputs = matrix_shape(site)
+        out, inputs = site.matrix_shape
         self.scale = scale
         self.parallel, self.sequential = Branch(inputs, out, rank), Branch(out, out, rank)
 

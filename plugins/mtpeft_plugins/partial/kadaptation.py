@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Keyed, Method, Positive, Site, WeightPart, zeros
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 def terms(site: Site, most: int) -> int:
     """The largest number up to ``most`` that divides both sides of the weight."""
-    sides = math.gcd(*matrix_shape(site))
+    sides = math.gcd(*site.matrix_shape)
     return next(n for n in range(min(most, sides), 0, -1) if sides % n == 0)
 
 
@@ -49,7 +48,7 @@ class KroneckerSum(WeightPart):
 
     def __init__(self, site: Site, count: int, scale: float) -> None:
         super().__init__()
-        out, inputs = matrix_shape(site)
+        out, inputs = site.matrix_shape
         self.scale, self.rule, self.shift = scale, rule_name(site, count), shift_name(site)
         self.u = nn.Parameter(torch.empty(count, out // count))
         self.v = zeros(count, inputs // count)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Method, Positive, Site, WeightPart, zeros
-from mtpeft_plugins.partial._matrix import matrix_shape
 from mtpeft_plugins.partial.lokr import near_square
 
 
@@ -23,7 +22,7 @@ class Kronecker(WeightPart):
     def __init__(self, site: Site, scale: float) -> None:
         super().__init__()
         self.scale = scale
-        (a, b), (c, d) = (near_square(n) for n in matrix_shape(site))
+        (a, b), (c, d) = (near_square(n) for n in site.matrix_shape)
         self.A = nn.Parameter(torch.empty(a, d))
         self.B = zeros(b, c)
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))

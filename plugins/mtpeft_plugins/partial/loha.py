@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class HadamardProduct(WeightPart):
@@ -20,7 +19,7 @@ class HadamardProduct(WeightPart):
 
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__()
-        out, inputs = matrix_shape(site)
+        out, inputs = site.matrix_shape
         self.scale = scale
         self.A1 = nn.Parameter(torch.randn(rank, inputs))
         self.B1 = nn.Parameter(0.1 * torch.randn(out, rank))

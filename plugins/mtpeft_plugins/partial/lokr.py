@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 def near_square(number: int) -> tuple[int, int]:
@@ -43,7 +42,7 @@ class KroneckerProduct(WeightPart):
     def __init__(self, site: Site, rank: int, both: bool, scale: float) -> None:
         super().__init__()
         self.scale = scale
-        (out1, out2), (in1, in2) = (near_square(n) for n in matrix_shape(site))
+        (out1, out2), (in1, in2) = (near_square(n) for n in site.matrix_shape)
         self.W1 = Factor(out1, in1, rank if both and rank < max(out1, in1) / 2 else None, zero=True)
         self.W2 = Factor(out2, in2, rank if rank < max(out2, in2) / 2 else None, zero=False)
 

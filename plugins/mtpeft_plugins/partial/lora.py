@@ -32,7 +32,6 @@ from mtpeft.api import (
 )
 from mtpeft_plugins.partial._calibration import Calibrated, Moments, fresh, limited, watching
 from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, principal_directions, start
-from mtpeft_plugins.partial._matrix import down_shape
 
 
 class LowRank(LowRankPart):
@@ -44,7 +43,7 @@ class LowRank(LowRankPart):
     def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming") -> None:
         super().__init__()
         self.scale, self.departs = scale, init in FROM_WEIGHT
-        shape = down_shape(site, rank)
+        shape = site.down_shape(rank)
         if self.departs:
             a, b = start(init, site.weight, rank, scale)
             self.A, self.B = nn.Parameter(a), nn.Parameter(b)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mtpeft.api import Count, LowRankPart, Method, Positive, Site, zeros
 from mtpeft_plugins.partial._initialisation import fill_random
-from mtpeft_plugins.partial._matrix import down_shape
 
 
 class FrozenDown(LowRankPart):
@@ -23,7 +22,7 @@ class FrozenDown(LowRankPart):
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__()
         self.scale = scale
-        self.register_buffer("A", torch.empty(down_shape(site, rank)))
+        self.register_buffer("A", torch.empty(site.down_shape(rank)))
         self.B = zeros(site.out_features, rank)
         fill_random(self.A, "kaiming")
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from mtpeft.api import Method, Site, WeightPart, zeros
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 def block_size(width: int, largest: int) -> int:
@@ -38,7 +37,7 @@ class Rotation(WeightPart):
 
     def __init__(self, site: Site, block: int) -> None:
         super().__init__()
-        width = matrix_shape(site)[1]
+        width = site.matrix_shape[1]
         self.block = block_size(width, block)
         self.Q = zeros(width // self.block, self.block * (self.block - 1) // 2)
 

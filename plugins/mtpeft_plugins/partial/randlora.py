@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
 from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class Bases(nn.Module):
@@ -26,7 +25,7 @@ class Bases(nn.Module):
 
     def __init__(self, sites: Sequence[Site], rank: int, seed: int) -> None:
         super().__init__()
-        shapes = [matrix_shape(site) for site in sites]
+        shapes = [site.matrix_shape for site in sites]
         small, large = max(min(s) for s in shapes), max(max(s) for s in shapes)
         drawn = {"A": (rank, small), "B": (math.ceil(small / rank), large, rank)}
         for index, (name, shape) in enumerate(drawn.items()):
@@ -39,7 +38,7 @@ class RandomSum(WeightPart):
 
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__()
-        out, inputs = matrix_shape(site)
+        out, inputs = site.matrix_shape
         terms = math.ceil(min(out, inputs) / rank)
         self.scale, self.wide = scale, out < inputs
         self.large = max(out, inputs)

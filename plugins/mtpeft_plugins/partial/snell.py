@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import Fraction, Method, Positive, Site, WeightPart
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class SparseKernel(WeightPart):
@@ -23,7 +22,7 @@ class SparseKernel(WeightPart):
 
     def __init__(self, site: Site, rank: int, sparsity: float, scale: float) -> None:
         super().__init__()
-        out, inputs = matrix_shape(site)
+        out, inputs = site.matrix_shape
         self.scale, self.losers = scale, int(sparsity * out * inputs)
         self.P = nn.Parameter(torch.empty(2, out, rank // 2))
         self.Q = nn.Parameter(torch.empty(2, inputs, rank // 2))

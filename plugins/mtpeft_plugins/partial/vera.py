@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mtpeft.api import Count, LowRankPart, Method, Site, zeros
 from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
-from mtpeft_plugins.partial._matrix import matrix_shape
 
 
 class Projections(nn.Module):
@@ -23,7 +22,7 @@ class Projections(nn.Module):
 
     def __init__(self, sites: Sequence[Site], rank: int, seed: int) -> None:
         super().__init__()
-        shapes = [matrix_shape(site) for site in sites]
+        shapes = [site.matrix_shape for site in sites]
         for index, (name, rows, columns) in enumerate(
             (("A", rank, max(s[1] for s in shapes)), ("B", max(s[0] for s in shapes), rank))
         ):

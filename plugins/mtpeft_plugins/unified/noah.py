@@ -49,7 +49,6 @@ from mtpeft.api import (
 from mtpeft_plugins.addition.vpt_shallow import drawn_prompts
 from mtpeft_plugins.partial._calibration import Calibrated, fresh
 from mtpeft_plugins.partial._initialisation import fill_random
-from mtpeft_plugins.partial._matrix import down_shape
 from mtpeft_plugins.unified._subnets import KINDS, Space, Subnet, evolve, kind_of
 
 
@@ -116,7 +115,7 @@ class ElasticLowRank(Elastic, LowRankPart):
 
     def __init__(self, site: Site, largest: int) -> None:
         super().__init__(largest)
-        self.A, self.B = nn.Parameter(torch.empty(down_shape(site, largest))), zeros(site.out_features, largest)
+        self.A, self.B = nn.Parameter(torch.empty(site.down_shape(largest))), zeros(site.out_features, largest)
         fill_random(self.A, "kaiming")
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
