@@ -8,14 +8,14 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/mtpeft train --tasks cls,det,seg --method hydra-lora
 
-# One thread for each worker: oversubscribed cores are slower than idle ones.
+# One thread for each worker: oversubscribed cores are slower than idle ones. Workers that are done take tests from others.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Every method on every family of the zoo: too long for every change. The result is benchmarks/results/conformance.md.
 matrix: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/conformance.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
