@@ -100,6 +100,7 @@ class Parts(nn.Module):
         sites = [replace(site, owner=owner) for site in self.sites[name]]
         common = method.common(sites)
         if common is not None:
+            _refuse_fixed(common, f"{name} shares")
             self.commons[name][owner] = common.to(like.device, like.dtype)
             for module in common.modules():
                 if isinstance(module, PerTask):
@@ -108,7 +109,8 @@ class Parts(nn.Module):
         for site in sites:
             part = method.part(site)
             if part is not None:
-                _check(part, name, site)
+                _refuse_no_part(part, name, site)
+                _refuse_fixed(part, f"{name} gives {site.name}")
                 part.bind(self.cell, common)
                 parts[site.name] = part
         if sites and not len(parts):
@@ -128,20 +130,25 @@ class Parts(nn.Module):
         ]
 
 
-def _check(part: Part, method: str, site: Site) -> None:
+def _refuse_no_part(part: Part, method: str, site: Site) -> None:
     """
     Raises:
-        MtpeftError: for what is no part of any kind, or has a parameter that shall not train.
+        MtpeftError: for what is no part of any kind.
     """
-    if not isinstance(part, tuple(KINDS)):
+    if not isinstance(part, KINDS):
         kinds = ", ".join(kind.__name__ for kind in KINDS)
         raise MtpeftError(f"{method} gives a {type(part).__name__} for {site.name}", hint=f"a part is one of {kinds}")
-    fixed = next((name for name, parameter in part.named_parameters() if not parameter.requires_grad), None)
+
+
+def _refuse_fixed(module: nn.Module, who: str) -> None:
+    """
+    Raises:
+        MtpeftError: for a parameter that shall not train, for the host would train it.
+    """
+    fixed = next((name for name, parameter in module.named_parameters() if not parameter.requires_grad), None)
     if fixed is not None:
-        raise MtpeftError(
-            f"{method} gives {site.name} a parameter {fixed} that needs no gradient",
-            hint="what is kept and not trained is a buffer: self.register_buffer(name, tensor)",
-        )
+        hint = "what is kept and not trained is a buffer: self.register_buffer(name, tensor)"
+        raise MtpeftError(f"{who} a parameter {fixed} that needs no gradient", hint=hint)
 
 
 def _has_copies(module: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.peft.parts import LowRankPart
+from mtpeft.peft.parts import LowRankPart, sees_input
 from mtpeft.peft.route import Segment
 from mtpeft.peft.slot import Placed
 from mtpeft.peft.weights import WeightSlot
@@ -36,11 +36,11 @@ def add_low_rank(slot: WeightSlot, module: nn.Module, x: Tensor, y: Tensor) -> T
             if b.shape[1] == 0:  # a rank of zero adds nothing, and convolutions refuse it
                 continue
             backs.append(_rows(b if scale == 1 else b * scale, placed, y.shape[channel]))
-            if type(part).project is LowRankPart.project:
+            if sees_input(part):
+                hidden.append(_projected(part, x, a, segments, times))
+            else:
                 plain.append((a, segments))
                 hidden.append(None)
-            else:
-                hidden.append(_projected(part, x, a, segments, times))
     if not backs:
         return y
     stacked = iter(_stacked(module, x, plain, size, times))

@@ -156,9 +156,13 @@ class LowRankPart(WeightPart):
 
     The author writes `factors`. A part whose update depends on the input (a router) overrides `project` and says so
     with ``input_dependent``; it then has no weight view and does not merge.
+
+    Attributes:
+        dropout: on the update's input, in training; the frozen weight sees all of it.
     """
 
     input_dependent = False
+    dropout = 0.0
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor, float]:
@@ -166,7 +170,7 @@ class LowRankPart(WeightPart):
 
     def project(self, x: Tensor, a: Tensor) -> Tensor:
         """``x (..., in)`` and ``A (r, in)`` to ``(..., k)``, which ``B (out, k)`` takes to the output."""
-        return F.linear(x, a)
+        return F.linear(F.dropout(x, self.dropout, self.training), a)
 
     def forward(self, weight: Tensor) -> Tensor:
         a, b, scale = self.factors()
@@ -175,7 +179,9 @@ class LowRankPart(WeightPart):
 
 def sees_input(part: Part) -> bool:
     """A low-rank part that must run on activations, because it does something of its own with them."""
-    return isinstance(part, LowRankPart) and (part.input_dependent or type(part).project is not LowRankPart.project)
+    if not isinstance(part, LowRankPart):
+        return False
+    return part.input_dependent or part.dropout > 0 or type(part).project is not LowRankPart.project
 
 
 class InputPart(Part):

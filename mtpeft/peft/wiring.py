@@ -98,7 +98,8 @@ class Wiring:
             for attention, first in hook.rotary.items():
                 attention.num_prefix_tokens = first
         for module, (parameters, buffers) in self.orders.items():
-            _own_class(module)
+            if parametrize.is_parametrized(module):
+                _own_class(module)
             for name in [n for n in (*parameters, *buffers) if parametrize.is_parametrized(module, n)]:
                 fleeting = parametrizations(module, name)._non_persistent_buffers_set
                 parametrize.remove_parametrizations(module, name, leave_parametrized=False)

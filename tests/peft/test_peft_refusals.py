@@ -105,6 +105,19 @@ def test_what_is_no_trained_part_is_told(kind, message: str, hint: str) -> None:
     assert hint in told.value.hint
 
 
+@dataclass
+class SharesFixed(Giving):
+    """Its parts share a tensor that shall not train."""
+
+    def common(self, sites) -> nn.Module:
+        return nn.Linear(1, 1).requires_grad_(False)
+
+
+def test_what_parts_share_is_trained_too() -> None:
+    with pytest.raises(MtpeftError, match="giving shares a parameter weight that needs no gradient"):
+        Host(zoo()["vit"](), [("giving", SharesFixed())], ["a"])
+
+
 def test_blocks_alone_choose_no_features() -> None:
     with pytest.raises(UsageError, match='no site in blocks "1" matches "features"'):
         Host(zoo()["vit"](), [("lst", resolve("methods", "lst")(blocks="1"))], ["a"])

@@ -67,10 +67,8 @@ class Dtl(Method):
             raise NotApplicable(
                 f"dtl carries one stream along all blocks, and {model.family} changes its grid between them"
             )
-        start, last = (
-            self.first_fed(sites[0]),
-            max((site.block for site in sites if site.block is not None), default=-1),
-        )
+        start = self.first_fed(sites[0])
+        last = max((site.block for site in sites if site.block is not None), default=-1)
         if start > last:
             raise NotApplicable(
                 f"dtl is fed back from block {start} on, and its stream ends at block {last}", hint="set start lower"

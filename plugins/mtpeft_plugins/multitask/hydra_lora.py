@@ -21,9 +21,9 @@ from mtpeft.api import Count, Fraction, LowRankPart, Method, PerTask, Positive, 
 class Hydra(LowRankPart):
     """``A (r, in)`` Kaiming-uniform and ``B (out, N r)`` zero, its columns head by head."""
 
-    def __init__(self, site: Site, rank: int, heads: int, scale: float) -> None:
+    def __init__(self, site: Site, rank: int, heads: int, scale: float, dropout: float) -> None:
         super().__init__()
-        self.heads, self.scale = heads, scale
+        self.heads, self.scale, self.dropout = heads, scale, dropout
         self.A = nn.Parameter(torch.empty(site.down_shape(rank)))
         self.B = zeros(site.out_features, heads * rank)
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
@@ -38,24 +38,13 @@ class TaskHydra(Hydra):
     ``w_t`` starts at random: with equal gates all heads would get one gradient, and stay one head for ever.
     """
 
-    def __init__(self, site: Site, rank: int, heads: int, scale: float) -> None:
-        super().__init__(site, rank, heads, scale)
+    def __init__(self, site: Site, rank: int, heads: int, scale: float, dropout: float) -> None:
+        super().__init__(site, rank, heads, scale, dropout)
         self.logits = PerTask(lambda: nn.Parameter(torch.randn(heads)))
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         heads = self.B.unflatten(1, (self.heads, -1))  # (out, N, r)
         return self.A, torch.einsum("n,onr->or", self.logits.now.softmax(0), heads), self.scale
-
-
-class DroppedTaskHydra(TaskHydra):
-    """The same with dropout on the input of the update; the frozen weight sees all of it."""
-
-    def __init__(self, site: Site, rank: int, heads: int, scale: float, dropout: float) -> None:
-        super().__init__(site, rank, heads, scale)
-        self.dropout = dropout
-
-    def project(self, x: Tensor, a: Tensor) -> Tensor:
-        return F.linear(F.dropout(x, self.dropout, self.training), a)
 
 
 class TokenHydra(Hydra):
@@ -64,16 +53,15 @@ class TokenHydra(Hydra):
     input_dependent = True
 
     def __init__(self, site: Site, rank: int, heads: int, scale: float, dropout: float, task: bool) -> None:
-        super().__init__(site, rank, heads, scale)
+        super().__init__(site, rank, heads, scale, dropout)
         self.router = nn.Parameter(torch.empty(heads, site.in_features))
         nn.init.kaiming_uniform_(self.router, a=math.sqrt(5))
         self.logits = PerTask(lambda: zeros(heads)) if task else None
-        self.dropout = dropout
 
     def project(self, x: Tensor, a: Tensor) -> Tensor:
         bias = self.logits.now if self.logits is not None else None
         gates = F.linear(x, self.router, bias).softmax(-1)  # (..., N)
-        down = F.linear(F.dropout(x, self.dropout, self.training), a)  # (..., r)
+        down = super().project(x, a)  # (..., r)
         return (gates.unsqueeze(-1) * down.unsqueeze(-2)).flatten(-2)
 
 
@@ -105,8 +93,6 @@ class HydraLora(Method):
 
     def part(self, site: Site) -> LowRankPart:
         scale = self.alpha / self.rank
-        if self.route == "task" and self.dropout:
-            return DroppedTaskHydra(site, self.rank, self.heads, scale, self.dropout)
         if self.route == "task":
-            return TaskHydra(site, self.rank, self.heads, scale)
+            return TaskHydra(site, self.rank, self.heads, scale, self.dropout)
         return TokenHydra(site, self.rank, self.heads, scale, self.dropout, task=self.route == "both")

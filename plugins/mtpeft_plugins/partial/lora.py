@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.api import (
@@ -40,9 +39,9 @@ class LowRank(LowRankPart):
     A0: Tensor
     B0: Tensor
 
-    def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming") -> None:
+    def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming", dropout: float = 0.0) -> None:
         super().__init__()
-        self.scale, self.departs = scale, init in FROM_WEIGHT
+        self.scale, self.dropout, self.departs = scale, dropout, init in FROM_WEIGHT
         shape = site.down_shape(rank)
         if self.departs:
             a, b = start(init, site.weight, rank, scale)
@@ -58,17 +57,6 @@ class LowRank(LowRankPart):
             return self.A, self.B, self.scale
         # B A - B0 A0 = (B - B0) A + B0 (A - A0), whose terms are exactly zero at the start
         return torch.cat([self.A, self.A - self.A0]), torch.cat([self.B - self.B0, self.B0], 1), self.scale
-
-
-class DroppedLowRank(LowRank):
-    """The same with dropout on the input of the update; the frozen weight sees all of it."""
-
-    def __init__(self, site: Site, rank: int, scale: float, init: str, dropout: float) -> None:
-        super().__init__(site, rank, scale, init)
-        self.dropout = dropout
-
-    def project(self, x: Tensor, a: Tensor) -> Tensor:
-        return F.linear(F.dropout(x, self.dropout, self.training), a)
 
 
 @dataclass
@@ -96,9 +84,7 @@ class Lora(Method):
     def part(self, site: Site) -> LowRankPart:
         if self.init == "eva" or self.dropout:
             self._check_input(site)
-        if self.dropout:
-            return DroppedLowRank(site, self.rank, self.scale, self.init, self.dropout)
-        return LowRank(site, self.rank, self.scale, self.init)
+        return LowRank(site, self.rank, self.scale, self.init, self.dropout)
 
     def _check_input(self, site: Site) -> None:
         """Refuse what needs a layer's input where there is none to be had, or too little of it."""
