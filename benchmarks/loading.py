@@ -31,9 +31,9 @@ from torchvision import datasets, tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from mtpeft.backbone.features import ImageConfig
+from mtpeft.data.decoded_cache import Decoded
+from mtpeft.data.loading import Samples, Source, batches
 from mtpeft.plugins import resolve
-from mtpeft.training.cache import Decoded
-from mtpeft.training.data import Samples, Source, batches
 
 RESULTS = Path(__file__).with_name("results")
 IMAGES, BATCH, SIZE = 64, 16, 224

@@ -21,7 +21,7 @@ from mtpeft.plugins import registry
 from mtpeft.testing import zoo
 from mtpeft.testing.case import Case, make_method
 from mtpeft.testing.checks import refused
-from mtpeft.testing.folding import refusal
+from mtpeft.testing.merging_and_saving import refusal
 
 TABLE = Path(__file__).parent / "results" / "methods_by_family.md"
 HEAD = """# Methods by family

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mtpeft.backbone.features import ImageConfig as ImageConfig
     from mtpeft.backbone.pyramid import FeaturePyramid as FeaturePyramid
     from mtpeft.balancing import Balancer as Balancer
+    from mtpeft.data.reader import Reader as Reader
+    from mtpeft.data.reader import open_data as open_data
     from mtpeft.errors import DataError as DataError
     from mtpeft.errors import MtpeftError as MtpeftError
     from mtpeft.errors import NotApplicable as NotApplicable
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     from mtpeft.errors import did_you_mean as did_you_mean
     from mtpeft.hookspecs import API_VERSION as API_VERSION
     from mtpeft.hookspecs import hookimpl as hookimpl
-    from mtpeft.peft.keyed import Keyed as Keyed
-    from mtpeft.peft.method import SHARED as SHARED
+    from mtpeft.names import SHARED as SHARED
     from mtpeft.peft.method import Context as Context
     from mtpeft.peft.method import Method as Method
+    from mtpeft.peft.module_map import ModuleMap as ModuleMap
     from mtpeft.peft.parts import InputPart as InputPart
     from mtpeft.peft.parts import KeyValuePart as KeyValuePart
     from mtpeft.peft.parts import LowRankPart as LowRankPart
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from mtpeft.peft.route import TokenLayout as TokenLayout
     from mtpeft.peft.sites import Site as Site
     from mtpeft.plugins import resolve as resolve
-    from mtpeft.reader import Reader as Reader
-    from mtpeft.reader import open_data as open_data
     from mtpeft.schedule import Batch as Batch
     from mtpeft.schedule import Begin as Begin
     from mtpeft.schedule import End as End
@@ -74,15 +74,16 @@ _WHERE = {
     "mtpeft.backbone.features": ["Features", "FeaturesInfo", "ImageConfig"],
     "mtpeft.backbone.pyramid": ["FeaturePyramid"],
     "mtpeft.plugins": ["resolve"],
-    "mtpeft.peft.keyed": ["Keyed"],
-    "mtpeft.peft.method": ["SHARED", "Context", "Method"],
+    "mtpeft.peft.module_map": ["ModuleMap"],
+    "mtpeft.names": ["SHARED"],
+    "mtpeft.peft.method": ["Context", "Method"],
     "mtpeft.peft.parts": [
         "InputPart", "KeyValuePart", "LowRankPart", "OutputPart", "Part", "PerTask", "SidePart", "TokenPart",
         "WeightPart", "zeros",
     ],
     "mtpeft.peft.route": ["Route", "Segment", "TokenLayout"],
     "mtpeft.peft.sites": ["Site"],
-    "mtpeft.reader": ["Reader", "open_data"],
+    "mtpeft.data.reader": ["Reader", "open_data"],
     "mtpeft.schedule": ["Batch", "Begin", "End", "Evaluate", "Event", "Schedule", "TaskSize", "Update"],
     "mtpeft.balancing": ["Balancer"],
     "mtpeft.settings": ["Count", "Fraction", "NonNegative", "Positive", "Share", "Whole", "checked"],

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from mtpeft.errors import MtpeftError, UsageError
+from mtpeft.names import visible
 
 app = typer.Typer(
     name="mtpeft",
@@ -353,9 +354,9 @@ def show(error: MtpeftError) -> None:
     """Print an error on stderr: one sentence, an empty line, the hint; in colour on a terminal without ``NO_COLOR``."""
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     red, cyan, end = ("\033[1;31m", "\033[1;36m", "\033[0m") if colour else ("", "", "")
-    print(f"{red}error:{end} {error.message}", file=sys.stderr)
+    print(f"{red}error:{end} {visible(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"\n{cyan}hint:{end} {error.hint}", file=sys.stderr)
+        print(f"\n{cyan}hint:{end} {visible(error.hint)}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,11 +13,9 @@ import tomli_w
 from pydantic import Field
 
 from mtpeft.errors import UsageError
+from mtpeft.names import check_task_name
 from mtpeft.recipe import Draft
 from mtpeft.settings import Count, Fraction, NonNegative, Origin, Positive, Share, Whole, as_toml, build, check_keys
-
-TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-RESERVED = "shared"
 
 
 @dataclass(frozen=True)
@@ -303,7 +301,7 @@ def _checked(draft: Draft) -> Config:
     return Config(
         **vars(_seeded(basics)),
         methods=tuple(_method(label, table) for label, table in tree["methods"].items()),
-        tasks={name: _task(name, table, origin) for name, table in tree["tasks"].items()},
+        tasks=_tasks(tree["tasks"], origin),
         schedule=ScheduleConfig(*_named(tree["schedule"], "schedule", "joint", origin)),
         balance=BalanceConfig(*_named(tree["balance"], "balance", "equal", origin)),
         optimizer=build(OptimizerConfig, tree["optimizer"], "optimizer", origin),
@@ -332,11 +330,16 @@ def _method(label: str, table: Mapping[str, Any]) -> MethodConfig:
     return MethodConfig(settings.pop("name"), label, settings)
 
 
+def _tasks(tables: Mapping[str, Any], origin: Origin) -> dict[str, TaskConfig]:
+    found: dict[str, TaskConfig] = {}
+    for name, table in tables.items():
+        check_task_name(name, found)
+        found[name] = _task(name, table, origin)
+    return found
+
+
 def _task(name: str, table: Any, origin: Origin) -> TaskConfig:
     key = f"tasks.{name}"
-    if not TASK_NAME.fullmatch(name) or name == RESERVED:
-        hint = f'letters, digits, "-" and "_", beginning with a letter or digit; "{RESERVED}" is what all tasks own'
-        raise UsageError(f'a task cannot be called "{name}"', hint=hint)
     _check_table(table, key, origin)
     return TaskConfig(*_named(table, key, name, origin, entry="type"))
 

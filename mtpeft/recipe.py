@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from mtpeft.errors import UsageError, did_you_mean
+from mtpeft.files import read_toml
 from mtpeft.settings import from_toml
 
 FLAGS = {
@@ -50,7 +50,7 @@ class Draft:
 
     def read(self, path: Path) -> None:
         """Take a recipe; its paths are relative to its folder."""
-        table = _parse(path)
+        table = read_toml(path)
         methods = table.pop("methods", [])
         if not isinstance(methods, list) or not all(isinstance(item, dict) for item in methods):
             raise UsageError(
@@ -191,23 +191,6 @@ class Draft:
         self.assign(("tasks", name, "type"), kind, "--tasks")
         if at:
             self.assign(("tasks", name, "data"), data, "--tasks")
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"the recipe {path} does not exist", hint="give a TOML file, or --tasks and --method"
-        ) from None
-    except IsADirectoryError:
-        raise UsageError(
-            f"the recipe {path} is a folder", hint=f"to resume a run: mtpeft train --resume --out {path}"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(
-            f"the recipe {path} cannot be read: {error}", hint="recipes are TOML: https://toml.io"
-        ) from None
 
 
 def _within(key: str, path: Place) -> bool:

@@ -15,16 +15,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
-from mtpeft.bench.isolated import Processes
+from mtpeft.bench.processes import Processes
 from mtpeft.bench.trials import TOGETHER, Record, Records, Trial
 from mtpeft.config import Config, load_plan, load_trial
+from mtpeft.data.split_classes import split_classes
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
+from mtpeft.files import read_json, write_json
 from mtpeft.plugins import registry, resolve
 from mtpeft.recipe import EVERY_METHOD
 from mtpeft.task import SPLITS, Split
-from mtpeft.training.disk import read_json, write_json
 from mtpeft.training.run import build_methods, build_tasks
-from mtpeft.training.sequence import split_classes
 from mtpeft.training.validation import improvement
 
 PER_TRIAL = {
@@ -74,9 +74,9 @@ class Comparison:
         self.pictures = pictures
         self.records = Records(folder / "records.jsonl")
         self.config = split_classes(load_plan(recipe, settings))
-        self.plan = self.config.bench
+        self.settled = self.config.bench
         self.methods = methods_of(self.config)
-        self.tasks = (TOGETHER,) if self.plan.together else tuple(self.config.tasks)
+        self.tasks = (TOGETHER,) if self.settled.together else tuple(self.config.tasks)
         self.signs = {n: 1 if resolve("tasks", t.type).higher_is_better else -1 for n, t in self.config.tasks.items()}
         check(self.config, self.methods)
         build_methods(self.config)
@@ -90,7 +90,7 @@ class Comparison:
             KeyboardInterrupt: with everything kept that was finished.
         """
         processes = Processes(threads)
-        first, *others = self.plan.seeds
+        first, *others = self.settled.seeds
         with ThreadPoolExecutor(workers) as pool:
             try:
                 self._make(pool, workers, processes, self.methods, first)
@@ -125,7 +125,7 @@ class Comparison:
 
     def _next(self, method: str, task: str, seed: int) -> list[Trial]:
         """What of a method on a task can be made now: candidates, then the test of the chosen one, then nothing."""
-        wanted = self.candidates(method, task) if seed == self.plan.seeds[0] else []
+        wanted = self.candidates(method, task) if seed == self.settled.seeds[0] else []
         if untried := [trial for trial in wanted if self.records.get(trial) is None]:
             return untried
         tested = self.test(method, task, seed)
@@ -139,7 +139,7 @@ class Comparison:
 
     def _drawn(self, trial: Trial) -> Path | None:
         """The folder for the pictures of a trial, if it has any."""
-        wanted = self.pictures and (trial.split, trial.seed) == ("test", self.plan.seeds[0])
+        wanted = self.pictures and (trial.split, trial.seed) == ("test", self.settled.seeds[0])
         return trial.folder(self.folder / "pictures").parent if wanted else None
 
     def config_of(self, trial: Trial) -> Config:
@@ -149,7 +149,7 @@ class Comparison:
             settings.append(f"optimizer.lr={trial.lr!r}")
             if self.config.optimizer.head_lr is None:
                 settings.append(f"optimizer.head_lr={_rounded(trial.lr / self._factor(trial.method))!r}")
-        if self.plan.refit and trial.split == "test":
+        if self.settled.refit and trial.split == "test":
             settings.append('train_on=["train", "val"]')
         flags = {"--method": trial.method, "--seed": trial.seed, "--out": trial.folder(self.folder / "work")}
         config = split_classes(load_trial(self.recipe, settings, flags))
@@ -159,7 +159,7 @@ class Comparison:
     def _trained(self, trial: Trial) -> Path | None:
         """The run that chose a trial's learning rate, where its weights are to be tested and are still there."""
         chosen = self.choice(trial.method, trial.task)
-        if trial.split == "val" or self.plan.refit or chosen is None or chosen.best.seed != trial.seed:
+        if trial.split == "val" or self.settled.refit or chosen is None or chosen.best.seed != trial.seed:
             return None
         folder = chosen.best.folder(self.folder / "work")
         return folder if (folder / "results.json").exists() else None
@@ -169,11 +169,11 @@ class Comparison:
 
     def candidates(self, method: str, task: str) -> list[Trial]:
         """The trials among which validation chooses; none without learning rates to choose from."""
-        factor, seed = self._factor(method), self.plan.seeds[0]
-        return [Trial(method, task, _rounded(rate * factor), seed, "val") for rate in self.plan.learning_rates]
+        factor, seed = self._factor(method), self.settled.seeds[0]
+        return [Trial(method, task, _rounded(rate * factor), seed, "val") for rate in self.settled.learning_rates]
 
     def _factor(self, method: str) -> float:
-        return self.plan.rate_factors.get(method, 1.0)
+        return self.settled.rate_factors.get(method, 1.0)
 
     def choice(self, method: str, task: str) -> Choice | None:
         """The best candidate on validation, over all its tasks; None while not all were tried, or where all failed."""
@@ -193,20 +193,20 @@ class Comparison:
 
     def test(self, method: str, task: str, seed: int) -> Trial | None:
         """The trial whose score is reported; None while its learning rate is not chosen."""
-        if not self.plan.learning_rates:
+        if not self.settled.learning_rates:
             return Trial(method, task, None, seed, "test")
         chosen = self.choice(method, task)
         return Trial(method, task, chosen.best.lr, seed, "test") if chosen else None
 
     def tested(self, method: str, task: str) -> list[tuple[Trial, Record]]:
         """The reported trials that were made, by seed; with the costs of the training that was tested."""
-        trials = [self.test(method, task, seed) for seed in self.plan.seeds]
+        trials = [self.test(method, task, seed) for seed in self.settled.seeds]
         made = [(trial, self.records.get(trial)) for trial in trials if trial is not None]
         return [(trial, self._with_costs(trial, record)) for trial, record in made if record is not None]
 
     def errors(self, method: str, task: str) -> list[str]:
         """Why trials of a method on a task have no score."""
-        trials = [*self.candidates(method, task), *(self.test(method, task, seed) for seed in self.plan.seeds)]
+        trials = [*self.candidates(method, task), *(self.test(method, task, seed) for seed in self.settled.seeds)]
         found = [self.records.get(trial) for trial in trials if trial is not None]
         return [record.error for record in found if record is not None and record.error]
 
@@ -219,10 +219,10 @@ class Comparison:
 
     def leading(self) -> list[str]:
         """The methods that get all seeds: the best by their mean rank on validation; all where ``top`` is 0."""
-        if not self.plan.top:
+        if not self.settled.top:
             return list(self.methods)
         places = {method: [self._place(method, task) for task in self.tasks] for method in self.methods}
-        return sorted(self.methods, key=lambda method: mean(places[method]))[: self.plan.top]
+        return sorted(self.methods, key=lambda method: mean(places[method]))[: self.settled.top]
 
     def _place(self, method: str, task: str) -> int:
         """How many methods are better on validation; all of them, where it has no score."""
@@ -234,10 +234,10 @@ class Comparison:
     def missing(self) -> list[str]:
         """What is neither in the table nor failed, in words: a method's tasks of each seed."""
         gaps: dict[tuple[str, int], list[str]] = {}
-        first = self.plan.seeds[0]
+        first = self.settled.seeds[0]
         complete = not any(self._next(method, task, first) for method in self.methods for task in self.tasks)
         for method in self.methods:
-            wanted = self.plan.seeds if complete and method in self.leading() else (first,)
+            wanted = self.settled.seeds if complete and method in self.leading() else (first,)
             for task, seed in product(self.tasks, wanted):
                 if self._next(method, task, seed):
                     gaps.setdefault((method, seed), []).append(task)

@@ -57,7 +57,7 @@ def rows(comparison: Comparison) -> list[Row]:
     good = {m: {t: [p for p in pairs if not p[1].error] for t, pairs in by.items()} for m, by in made.items()}
     found = {method: _row(comparison, method, good) for method in comparison.methods if any(good[method].values())}
     for row in found.values():
-        others = {name: found[name].scores if name in found else {} for name in comparison.plan.relative_to}
+        others = {name: found[name].scores if name in found else {} for name in comparison.settled.relative_to}
         row.delta = {name: _delta(comparison, row.scores, other) for name, other in others.items()}
     return list(found.values())
 
@@ -67,7 +67,7 @@ Tested = dict[str, dict[str, list[tuple[Trial, Record]]]]
 
 
 def _row(comparison: Comparison, method: str, good: Tested) -> Row:
-    plan, pairs = comparison.plan, [pair for by in good[method].values() for pair in by]
+    plan, pairs = comparison.settled, [pair for by in good[method].values() for pair in by]
     row = Row(method)
     for _, record in pairs:
         for found, into in ((record.scores, row.scores), (record.over_stages, row.over_stages)):
@@ -138,7 +138,7 @@ def table(comparison: Comparison, found: list[Row]) -> Table:
 
 def _cells(comparison: Comparison, row: Row, stages: list[str]) -> Iterator[tuple[str, str]]:
     """Headings with a row's cells; means and differences stand there where there are several tasks."""
-    tasks, plan = comparison.config.tasks, comparison.plan
+    tasks, plan = comparison.config.tasks, comparison.settled
     units = {name: resolve("tasks", task.type).unit for name, task in tasks.items()}
     yield "method", row.method
     yield from ((task, _spread(row.scores.get(task, []), unit)) for task, unit in units.items())
@@ -187,7 +187,7 @@ def _rates(row: Row) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """A page for the records: the table, what failed, and what was not run."""
-    plan, drawn = comparison.plan, table(comparison, rows(comparison))
+    plan, drawn = comparison.settled, table(comparison, rows(comparison))
     lines = [f"# {comparison.recipe.stem}", "", *drawn.markdown(), ""]
     chosen = "the same learning rates were tried for each method and task and chosen on validation alone"
     lines += [

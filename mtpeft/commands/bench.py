@@ -13,7 +13,7 @@ from rich.console import Console
 from mtpeft.bench.runner import Comparison, remember, remember_data
 from mtpeft.bench.table import failures, markdown, rows, table
 from mtpeft.commands.output import print_json
-from mtpeft.training.disk import write_file
+from mtpeft.files import write_file
 
 
 def run(
@@ -50,7 +50,7 @@ def run(
         rest = {"failed": failures(comparison), "missing": comparison.missing()}
         print_json({"folder": str(folder), "rows": [asdict(row) for row in found], **rest})
         return
-    print(table(comparison, found).draw(Console()))
+    print(table(comparison, found).render(Console()))
     for what, items in (("failed", failures(comparison)), ("not run", comparison.missing())):
         if items:
             print(f"\n{what}", *items, sep="\n  ")

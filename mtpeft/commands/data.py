@@ -9,10 +9,10 @@ from rich.console import Console
 
 from mtpeft.commands.output import print_json
 from mtpeft.errors import DataError, UsageError
+from mtpeft.files import write_file
 from mtpeft.inspection import Survey, choose, page, stanza, survey
 from mtpeft.reports import render_data
-from mtpeft.training.disk import write_file
-from mtpeft.training.folder import refuse_existing
+from mtpeft.training.run_files import refuse_existing
 
 
 def run(data: str, *, type: str, json: bool, page_file: Path | None, recipe: Path | None, seed: int) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 from PIL import Image
 
 from mtpeft.commands.output import print_json
+from mtpeft.data.loading import to_device
 from mtpeft.errors import DataError, UsageError, did_you_mean
+from mtpeft.files import write_folder, write_json
 from mtpeft.task import Sample
-from mtpeft.training.data import to_device
-from mtpeft.training.disk import write_folder, write_json
 from mtpeft.training.evaluate import predict
-from mtpeft.training.folder import refuse_existing
 from mtpeft.training.run import Run, open_run
+from mtpeft.training.run_files import refuse_existing
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 

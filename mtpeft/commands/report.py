@@ -10,7 +10,7 @@ from rich.console import Console
 from mtpeft.commands.output import print_json
 from mtpeft.evaluation import summarize
 from mtpeft.reports import compare, render
-from mtpeft.training.folder import read_results
+from mtpeft.training.run_files import read_results
 
 
 def run(runs: Sequence[Path], *, json: bool) -> None:

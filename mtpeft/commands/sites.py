@@ -16,7 +16,7 @@ def run(backbone: str, *, json: bool) -> None:
         UsageError: for an unknown backbone.
     """
     from mtpeft.backbone import create
-    from mtpeft.peft.anatomy import find_sites
+    from mtpeft.peft.find_sites import find_sites
 
     made = create(backbone, pretrained=False)
     rows: list[dict[str, Any]] = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mtpeft.evaluation.checked import STRICT, parse
+from mtpeft.files import STRICT, parse
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from math import isfinite
 from typing import Any, Literal
 
 from mtpeft.errors import DataError, MtpeftError, did_you_mean
-from mtpeft.evaluation.checked import STRICT, parse
 from mtpeft.evaluation.costs import Costs
+from mtpeft.files import STRICT, parse
 
 FORMAT = 1
 

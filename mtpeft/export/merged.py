@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtpeft.backbone.features import Features
+from mtpeft.files import write_file
 from mtpeft.task import Head
-from mtpeft.training.disk import write_file
 from mtpeft.training.run import Run
 
 

@@ -1,7 +1,7 @@
 """Looking at a data set before anyone trains: what it is, what is in it, and what is wrong with it."""
 
+from mtpeft.data.label_checks import label_errors
 from mtpeft.inspection.choice import Choice, choose
-from mtpeft.inspection.labels import label_errors
 from mtpeft.inspection.page import page
 from mtpeft.inspection.stanza import stanza
 from mtpeft.inspection.survey import Survey, survey

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtpeft.data.reader import open_reader
 from mtpeft.errors import DataError, MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry, resolve
-from mtpeft.reader import open_reader
 
 
 @dataclass(frozen=True)

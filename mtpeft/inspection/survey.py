@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from mtpeft.data.label_checks import label_errors, listed, unlearned
+from mtpeft.data.reader import open_reader
 from mtpeft.errors import DataError, MtpeftError
 from mtpeft.inspection.choice import Choice
 from mtpeft.inspection.duplicates import Print, Twins, find_twins, fingerprint
-from mtpeft.inspection.labels import label_errors, listed, unlearned
 from mtpeft.plugins import resolve
-from mtpeft.reader import open_reader
 from mtpeft.task import SPLITS, Dataset, Sample, Split, Task
 
 Progress = Callable[[str, int, int], None]

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.peft.lowrank import add_low_rank
+from mtpeft.peft.mounts import Mount, PartAtSite
 from mtpeft.peft.parts import Part, TokenPart, WeightPart
-from mtpeft.peft.route import Cell, Pass, Segment
-from mtpeft.peft.slot import Placed, Slot
-from mtpeft.peft.weights import BiasSlot, WeightSlot, changed_bias, replace_rows
+from mtpeft.peft.route import Pass, PassState, Segment
+from mtpeft.peft.weights import BiasMount, WeightMount, changed_bias, replace_rows
 
 _TAG = "_mtpeft_tag"
-Call = Callable[[Placed, Any, Tensor, Tensor], Tensor]
+Call = Callable[[PartAtSite, Any, Tensor, Tensor], Tensor]
 """How a part is run: with its place, the module's input, and what it changes."""
 
 
@@ -28,23 +28,23 @@ Call = Callable[[Placed, Any, Tensor, Tensor], Tensor]
 class Tag:
     """What a block's input remembers, so that a checkpoint runs the block again under the same pass."""
 
-    now: Pass
+    current: Pass
     carried: Tensor | None
     scratch: dict[Any, dict[str, Any]]
 
 
-class Slots(TypedDict, total=False):
+class Mounts(TypedDict, total=False):
     """The parts at one module, by kind."""
 
-    middle: MiddleSlot
-    input: Slot
-    token: Slot
-    keyvalue: Slot
+    middle: MiddleMount
+    input: Mount
+    token: Mount
+    keyvalue: Mount
     overwrite: KeyValueTarget
-    gain: WeightSlot
-    lowrank: WeightSlot
-    bias: BiasSlot
-    output: Slot
+    gain: WeightMount
+    lowrank: WeightMount
+    bias: BiasMount
+    output: Mount
 
 
 @dataclass(eq=False)
@@ -55,19 +55,19 @@ class ModuleHook:
     inside the block, extra tokens cut, low-rank parts, a bias that timm lacks, output parts, and the block's tap.
 
     Attributes:
-        slots: the parts here.
+        mounts: the parts here.
         rotary: timm's attentions of this block that rotate all but their first tokens, with how many those are.
     """
 
-    cell: Cell
+    pass_state: PassState
     channels_last: bool = True
     block: bool = False
-    slots: Slots = field(default_factory=Slots)
+    mounts: Mounts = field(default_factory=Mounts)
     rotary: dict[Any, int] = field(default_factory=dict)
     inserted: int = 0
     carrying: int = 0
     keys: Tensor | None = None
-    made: list[tuple[int, Segment, list[tuple[Placed, int]]]] = field(default_factory=list)
+    made: list[tuple[int, Segment, list[tuple[PartAtSite, int]]]] = field(default_factory=list)
     entry: tuple[int, ...] = ()
     change: Tensor | None = None
 
@@ -82,83 +82,83 @@ class ModuleHook:
         x = args[0]
         if self.block:
             self.entry, self.change = x.shape, None  # a pass that broke off, or a checkpoint, may have left a change
-            if self.cell.tagging:
+            if self.pass_state.tagging:
                 self._restore(x)
-        if "middle" in self.slots:
-            x = self._between(self.slots["middle"], x)
-        if "input" in self.slots:
-            x = self._run(self.slots["input"], on_value, x)
-        if "gain" in self.slots:
-            x = self._run(self.slots["gain"], on_input, x)
-        if "token" in self.slots:
-            x = self._insert(self.slots["token"], x)
-        if "keyvalue" in self.slots:
-            x = self._pad(self.slots["keyvalue"], x)
+        if "middle" in self.mounts:
+            x = self._between(self.mounts["middle"], x)
+        if "input" in self.mounts:
+            x = self._run(self.mounts["input"], on_value, x)
+        if "gain" in self.mounts:
+            x = self._run(self.mounts["gain"], on_input, x)
+        if "token" in self.mounts:
+            x = self._insert(self.mounts["token"], x)
+        if "keyvalue" in self.mounts:
+            x = self._pad(self.mounts["keyvalue"], x)
         return (x, *args[1:])
 
     def after(self, module: nn.Module, x: Tensor, y: Any) -> Any:
-        if "gain" in self.slots:
-            y = self._run(self.slots["gain"], on_output, x, y)
-        if "keyvalue" in self.slots and self.keys is not None:
+        if "gain" in self.mounts:
+            y = self._run(self.mounts["gain"], on_output, x, y)
+        if "keyvalue" in self.mounts and self.keys is not None:
             real = y.shape[1] - self.keys.shape[2]
             x, y = x[:, :real], y[:, :real]
-        if "overwrite" in self.slots:
-            y = overwrite(self.slots["overwrite"], y)
+        if "overwrite" in self.mounts:
+            y = overwrite(self.mounts["overwrite"], y)
         if self.change is not None:
             y, self.change = y + self.change.view_as(y), None
-        if "token" in self.slots:
+        if "token" in self.mounts:
             x, y = self._cut(x, y)
-        if "lowrank" in self.slots:
-            y = add_low_rank(self.slots["lowrank"], module, x, y)
-        if "bias" in self.slots:
-            y = self._missing_bias(self.slots["bias"], y)
-        if "output" in self.slots:
-            y = self._run(self.slots["output"], on_channels, x, y)
+        if "lowrank" in self.mounts:
+            y = add_low_rank(self.mounts["lowrank"], module, x, y)
+        if "bias" in self.mounts:
+            y = self._missing_bias(self.mounts["bias"], y)
+        if "output" in self.mounts:
+            y = self._run(self.mounts["output"], on_channels, x, y)
         if self.block:
             self._leave(y)
         return y
 
-    def _run(self, slot: Slot, call: Call, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def _run(self, mount: Mount, call: Call, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The output, or without one the input, after ``call`` of each part on its own samples, channels last."""
-        value, stretches = x if y is None else y, slot.stretches()
-        if not any(plan for _, _, plan in stretches):
+        value, spans = x if y is None else y, mount.spans()
+        if not any(plan for _, _, plan in spans):
             return value
         if not self.channels_last:
             x, value = x.movedim(1, -1), value.movedim(1, -1)
-        times = len(x) // slot.cell.now.route.size
+        times = len(x) // mount.pass_state.current.route.size
         pieces = []
-        for index, segment, plan in stretches:
-            rows = slice(segment.start * times, segment.stop * times) if len(stretches) > 1 else slice(None)
+        for index, segment, plan in spans:
+            rows = slice(segment.start * times, segment.stop * times) if len(spans) > 1 else slice(None)
             inner, piece = x[rows], value[rows]
             for placed in plan:
-                with slot.using(placed, index, segment.task) as part:
+                with mount.using(placed, index, segment.task) as part:
                     piece = call(placed, part, inner, piece)
             pieces.append(piece)
         result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         return result if self.channels_last else result.movedim(-1, 1)
 
-    def _insert(self, slot: Slot, x: Tensor) -> Tensor:
+    def _insert(self, mount: Mount, x: Tensor) -> Tensor:
         """Tokens carried from the block before and this block's own, behind the prefix tokens."""
-        now = self.cell.now
-        carried, now.carried = now.carried, None
-        own, keep = self._own_tokens(slot, x)
+        current = self.pass_state.current
+        carried, current.carried = current.carried, None
+        own, keep = self._own_tokens(mount, x)
         tokens = [t for t in (carried, *own) if t is not None]
         self.carrying = (0 if carried is None else carried.shape[1]) + keep
         self.inserted = sum(t.shape[1] for t in tokens)
         for module, first in self.rotary.items():
             # prompts count among the first tokens, which get no rotation
             module.num_prefix_tokens = first + self.inserted
-        prefix = now.layout.prefix
+        prefix = current.layout.prefix
         return torch.cat([x[:, :prefix], *tokens, x[:, prefix:]], 1) if tokens else x
 
-    def _own_tokens(self, slot: Slot, x: Tensor) -> tuple[list[Tensor], int]:
+    def _own_tokens(self, mount: Mount, x: Tensor) -> tuple[list[Tensor], int]:
         """Tokens to carry on first, then the others; and how many are carried."""
         kept: list[list[Tensor]] = []
         cut: list[list[Tensor]] = []
         self.made = []
-        for index, segment, plan in slot.stretches():
+        for index, segment, plan in mount.spans():
             rows = x[segment.start : segment.stop]
-            made = [(p, slot.run(p, index, segment.task, rows).expand(len(rows), -1, -1)) for p in plan]
+            made = [(p, mount.run(p, index, segment.task, rows).expand(len(rows), -1, -1)) for p in plan]
             made.sort(key=lambda pair: not pair[0].part.carry)
             kept.append([t for p, t in made if p.part.carry])
             cut.append([t for p, t in made if not p.part.carry])
@@ -170,9 +170,9 @@ class ModuleHook:
         """Input and output of the block without the extra tokens."""
         if not self.inserted:
             return x, y
-        now = self.cell.now
-        start, stop = now.layout.prefix, now.layout.prefix + self.inserted
-        now.carried = y[:, start : start + self.carrying] if self.carrying else None
+        current = self.pass_state.current
+        start, stop = current.layout.prefix, current.layout.prefix + self.inserted
+        current.carried = y[:, start : start + self.carrying] if self.carrying else None
         self._return(y[:, start:stop])
         return torch.cat([x[:, :start], x[:, stop:]], 1), torch.cat([y[:, :start], y[:, stop:]], 1)
 
@@ -182,35 +182,35 @@ class ModuleHook:
             end = tokens.shape[1]
             for placed, count in reversed(made):
                 if wants_return(placed.part):
-                    with self.slots["token"].using(placed, index, segment.task) as part:
+                    with self.mounts["token"].using(placed, index, segment.task) as part:
                         part.returned(tokens[segment.start : segment.stop, end - count : end])
                 end -= count
 
-    def _between(self, slot: MiddleSlot, x: Tensor) -> Tensor:
+    def _between(self, mount: MiddleMount, x: Tensor) -> Tensor:
         """Input parts on the stream between attention and MLP; the block's output gets their change too."""
-        shape = slot.outer.entry
+        shape = mount.outer.entry
         spatial = len(shape) == 4 and x.ndim == 3 and x.shape[1] == shape[1] * shape[2]
         stream = x.view(len(x), *shape[1:3], -1) if spatial else x
-        changed = self._run(slot, on_value, stream)
+        changed = self._run(mount, on_value, stream)
         if changed is not stream:
-            slot.outer.change = changed - stream
+            mount.outer.change = changed - stream
         return changed.reshape(x.shape)
 
-    def _pad(self, slot: Slot, x: Tensor) -> Tensor:
+    def _pad(self, mount: Mount, x: Tensor) -> Tensor:
         """Room for extra keys and values behind the tokens; the projection's hook fills it."""
         pieces = []
-        for index, segment, plan in slot.stretches():
+        for index, segment, plan in mount.spans():
             rows = x[segment.start : segment.stop]
-            own = [slot.run(placed, index, segment.task, rows) for placed in plan]
+            own = [mount.run(placed, index, segment.task, rows) for placed in plan]
             both = [torch.stack([t.expand(len(rows), -1, -1) for t in pair]) for pair in own]
             if both:
                 pieces.append(torch.cat(both, 2))
         self.keys = torch.cat(pieces, 1) if pieces else None  # (2, B, p, C)
         return x if self.keys is None else torch.cat([x, x.new_zeros(len(x), self.keys.shape[2], x.shape[2])], 1)
 
-    def _missing_bias(self, slot: BiasSlot, y: Tensor) -> Tensor:
-        for placed in slot.in_force:
-            bias = changed_bias(slot.weights, placed, slot.cell.task, None)
+    def _missing_bias(self, mount: BiasMount, y: Tensor) -> Tensor:
+        for placed in mount.in_force:
+            bias = changed_bias(mount.weights, placed, mount.pass_state.task, None)
             if bias is not None:
                 ref = placed.site.rows
                 zeros = bias.new_zeros(y.shape[-1 if self.channels_last else 1])
@@ -223,29 +223,29 @@ class ModuleHook:
         if tag is None:
             setattr(x, _TAG, self._tag())
             return
-        self.cell.enter(tag.now)
-        tag.now.carried, tag.now.scratch = tag.carried, snapshot(tag.scratch)
+        self.pass_state.enter(tag.current)
+        tag.current.carried, tag.current.scratch = tag.carried, snapshot(tag.scratch)
 
     def _leave(self, y: Tensor) -> None:
-        if self.cell.now.taps is not None:
-            self.cell.now.taps.append(y if self.channels_last else y.movedim(1, -1))
-        if self.cell.tagging:
+        if self.pass_state.current.taps is not None:
+            self.pass_state.current.taps.append(y if self.channels_last else y.movedim(1, -1))
+        if self.pass_state.tagging:
             setattr(y, _TAG, self._tag())
 
     def _tag(self) -> Tag:
-        now = self.cell.now
-        return Tag(now, now.carried, snapshot(now.scratch))
+        current = self.pass_state.current
+        return Tag(current, current.carried, snapshot(current.scratch))
 
 
 @dataclass(eq=False, kw_only=True)
-class MiddleSlot(Slot):
+class MiddleMount(Mount):
     """Input parts inside a block, on its residual stream; ``outer``: the block's hook, whose output they change too."""
 
     outer: ModuleHook
 
 
 @dataclass(eq=False, kw_only=True)
-class KeyValueTarget(Slot):
+class KeyValueTarget(Mount):
     """Marks a projection whose last rows an attention's extra keys and values overwrite."""
 
     attention: ModuleHook
@@ -253,7 +253,7 @@ class KeyValueTarget(Slot):
 
 
 def snapshot(scratch: dict[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    return {stretch: dict(left) for stretch, left in scratch.items()}
+    return {span: dict(left) for span, left in scratch.items()}
 
 
 def overwrite(target: KeyValueTarget, y: Tensor) -> Tensor:
@@ -267,27 +267,27 @@ def overwrite(target: KeyValueTarget, y: Tensor) -> Tensor:
     return torch.cat([y[:, :-count], torch.cat(columns[target.letters], -1).to(y.dtype)], 1)
 
 
-def on_value(placed: Placed, part: Any, x: Tensor, value: Tensor) -> Tensor:
+def on_value(placed: PartAtSite, part: Any, x: Tensor, value: Tensor) -> Tensor:
     """Run an input part."""
     return part(value)
 
 
-def on_channels(placed: Placed, part: Any, x: Tensor, y: Tensor) -> Tensor:
+def on_channels(placed: PartAtSite, part: Any, x: Tensor, y: Tensor) -> Tensor:
     """Run an output part."""
     return on_rows(placed, partial(part, x), y)
 
 
-def on_input(placed: Placed, part: Any, x: Tensor, value: Tensor) -> Tensor:
+def on_input(placed: PartAtSite, part: Any, x: Tensor, value: Tensor) -> Tensor:
     """Run a weight part's gains of columns."""
     return part.on_input(value).to(value.dtype)
 
 
-def on_output(placed: Placed, part: Any, x: Tensor, y: Tensor) -> Tensor:
+def on_output(placed: PartAtSite, part: Any, x: Tensor, y: Tensor) -> Tensor:
     """Run a weight part's gains of rows."""
     return on_rows(placed, part.on_output, y).to(y.dtype)
 
 
-def on_rows(placed: Placed, change: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+def on_rows(placed: PartAtSite, change: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
     """A change of the output; on a q, k or v site of a fused projection it sees those channels only."""
     if "slice" not in placed.site.tags:
         return change(y)
@@ -315,7 +315,7 @@ def wants_return(part: Part) -> bool:
     return isinstance(part, TokenPart) and type(part).returned is not TokenPart.returned
 
 
-def adds_missing_bias(placed: Placed) -> bool:
+def adds_missing_bias(placed: PartAtSite) -> bool:
     """A weight part that gives a bias to a module which has none."""
     part = placed.part
     return isinstance(part, WeightPart) and not placed.site.bias and part.bias(placed.site.weight, None) is not None

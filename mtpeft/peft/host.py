@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,18 +18,19 @@ from mtpeft.backbone import full_name, state_sha256
 from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import NotApplicable, UsageError, did_you_mean
-from mtpeft.peft import merge, store
-from mtpeft.peft.anatomy import find_sites
-from mtpeft.peft.collection import Parts
+from mtpeft.names import SHARED, check_head_name, check_task_name
+from mtpeft.peft import merging, store
+from mtpeft.peft.attach import Attachments, is_attached
+from mtpeft.peft.find_sites import find_sites
 from mtpeft.peft.gradients import TaskGradients
-from mtpeft.peft.keyed import Keyed
-from mtpeft.peft.method import SHARED, Method
+from mtpeft.peft.method import Method
+from mtpeft.peft.module_map import ModuleMap
+from mtpeft.peft.mounts import PartAtSite
+from mtpeft.peft.owned_parts import OwnedParts
 from mtpeft.peft.pattern import select
-from mtpeft.peft.probe import native_size
-from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
+from mtpeft.peft.route import Pass, PassState, Route, TokenLayout
 from mtpeft.peft.sites import Site
-from mtpeft.peft.slot import Placed
-from mtpeft.peft.wiring import Wiring, is_attached
+from mtpeft.peft.trace import native_size
 from mtpeft.settings import check
 
 
@@ -58,7 +58,7 @@ class Counts:
 class Host(nn.Module):
     """A timm model with methods attached.
 
-    Parts and heads take the backbone's device and dtype when they are added. What trains in half precision learns
+    OwnedParts and heads take the backbone's device and dtype when they are added. What trains in half precision learns
     badly: for speed, leave the backbone in fp32 and run the host under `torch.autocast`.
 
     Args:
@@ -98,19 +98,19 @@ class Host(nn.Module):
                 hint="compose methods of which at most one overrides encode",
             )
         self.image_size = image_size or native_size(backbone)
-        self.cell = Cell()
+        self.pass_state = PassState()
         self.extractor = Extractor(backbone, self.image_size)
         self.sites = find_sites(backbone, self.image_size)
         chosen = {name: self._select(method) for name, method in self.methods.items()}
-        self.parts, self.heads = Parts(self.methods, chosen, self.cell), Keyed()
+        self.parts, self.heads = OwnedParts(self.methods, chosen, self.pass_state), ModuleMap()
         self.tasks: list[str] = []
         self.head_names: dict[str, str] = {}
         self.frozen: set[str] = set()
         self.fixed: dict[str, set[str]] = {}
-        self.wiring = Wiring(backbone, self.sites[-1].model, self.cell)
-        self.proven: set[tuple[tuple[str, str], ...]] = set()
+        self.attachments = Attachments(backbone, self.sites[-1].model, self.pass_state)
+        self.probed_plans: set[tuple[tuple[str, str], ...]] = set()
         self.gradients: TaskGradients | None = None
-        self.kept: dict[tuple[str, str], Tensor] | None = None
+        self.unmerged_copy: dict[tuple[str, str], Tensor] | None = None
         self.merged_task: str | None = None
         self._flags = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
         self._modes = {path: module.training for path, module in backbone.named_modules()}
@@ -161,15 +161,15 @@ class Host(nn.Module):
         self._apply_frozen()
 
     def _change(self, tasks: list[str]) -> None:
-        if self.kept is not None:
+        if self.unmerged_copy is not None:
             raise UsageError("tasks cannot be added to a merged host", hint="call unmerge() first")
-        for name in tasks:
-            check_task_name(name, taken=tasks.count(name) > 1)
+        for index, name in enumerate(tasks):
+            check_task_name(name, tasks[:index])
         before, self.tasks = self.tasks, tasks
         try:
-            self.parts.grow(tasks, next(self.backbone.parameters()))
+            self.parts.build_missing(tasks, next(self.backbone.parameters()))
             self._rewire()
-            self._prove()
+            self._refuse_idle_parts()
             self.parts.train(self.training)
         except Exception:
             self.tasks = before
@@ -190,47 +190,47 @@ class Host(nn.Module):
             raise NotApplicable(error.message, hint=error.hint) from None
 
     def _rewire(self) -> None:
-        self.wiring.detach()
-        self.wiring.attach({task: self.parts.plan(task, self.tasks) for task in (None, *self.tasks)})
+        self.attachments.detach()
+        self.attachments.attach({task: self.parts.active_parts(task, self.tasks) for task in (None, *self.tasks)})
         self._apply_frozen()
 
     @torch.no_grad()
-    def _prove(self) -> None:
+    def _refuse_idle_parts(self) -> None:
         """Run once for every kind of plan, and refuse if a part did not run."""
         for task in (None, *self.tasks):
-            plan = self.parts.plan(task, self.tasks)
+            plan = self.parts.active_parts(task, self.tasks)
             key = tuple((p.method, p.site.name) for p in plan)
-            if not plan or key in self.proven or (task is None and any(p.per_task for p in plan)):
+            if not plan or key in self.probed_plans or (task is None and any(p.per_task for p in plan)):
                 continue
-            ran = self._watch(task)
+            ran = self._parts_that_run(task)
             idle = next((p for p in plan if id(p.part) not in ran), None)
             if idle is not None:
                 raise NotApplicable(
                     f"{idle.method} has a part at {idle.site.name} that {type(self.backbone).__name__} never runs"
                 )
-            self.proven.add(key)
+            self.probed_plans.add(key)
 
-    def _watch(self, task: str | None) -> set[int]:
-        self.cell.ran = set()
+    def _parts_that_run(self, task: str | None) -> set[int]:
+        self.pass_state.seen_running = set()
         parameter = next(self.backbone.parameters())
         images = torch.zeros(1, 3, *self.image_size, device=parameter.device, dtype=parameter.dtype)
         try:
             with evaluating(self):
                 self.run(images, Route.single(task, 1))
-            return self.cell.ran
+            return self.pass_state.seen_running
         finally:
-            self.cell.ran = None
+            self.pass_state.seen_running = None
 
     # --- running
 
     @property
     def info(self) -> FeaturesInfo:
         """The widths that heads are built for."""
-        merged, self.cell.merged = self.cell.merged, True  # the probe sees the backbone alone
+        merged, self.pass_state.merged = self.pass_state.merged, True  # the probe sees the backbone alone
         try:
             info = self.extractor.info(self.backbone)
         finally:
-            self.cell.merged = merged
+            self.pass_state.merged = merged
         for method in self.methods.values():
             info = method.features_info(info)
         return info
@@ -268,7 +268,9 @@ class Host(nn.Module):
     def run(self, images: Tensor, route: Route) -> Features:
         """One host pass, or one for each task where the active parts do not allow a mixed one."""
         segments = route.segments
-        if len(segments) == 1 or self.wiring.agree(route.tasks, apart=self.gradients is not None):
+        if len(segments) == 1 or self.attachments.can_share_pass(
+            route.tasks, per_task_gradients=self.gradients is not None
+        ):
             return self._pass(images, route, 0)
         parts = [
             self._pass(images[s.start : s.stop], Route.single(s.task, s.stop - s.start), index)
@@ -294,19 +296,19 @@ class Host(nn.Module):
         return recomputing
 
     def _pass(self, images: Tensor, route: Route, first: int) -> Features:
-        self.cell.tagging = self._recomputing()
+        self.pass_state.tagging = self._recomputing()
         height, width = self.extractor.grid(self.backbone, (images.shape[-2], images.shape[-1]))
-        side = self.wiring.side
+        side = self.attachments.side
         taps: list[Tensor] | None = [] if any(side.active(task) for task in route.tasks) else None
         layout = TokenLayout(self.extractor.prefix, height, width, (images.shape[-2], images.shape[-1]))
-        joined = self.gradients is None and self.wiring.uniform(route.tasks)
-        self.cell.enter(Pass(route, layout, first, self.gradients, taps=taps, joined=joined))
+        one_plan = self.gradients is None and self.attachments.same_plan(route.tasks)
+        self.pass_state.enter(Pass(route, layout, first, self.gradients, taps=taps, one_plan=one_plan))
         features = self.extractor(self.backbone, images)
         if taps is None:
             return features
         features = replace(features, taps=tuple(taps))
         pieces = []
-        for index, segment, plan in side.stretches():
+        for index, segment, plan in side.spans():
             piece = features[segment.start : segment.stop]
             for placed in plan:
                 piece = side.run(placed, index, segment.task, piece)
@@ -360,8 +362,7 @@ class Host(nn.Module):
         Raises:
             UsageError: for a name that no file can have.
         """
-        if not name or set(name) & set("/\\\0"):
-            raise UsageError(f'"{name}" cannot name a head', hint="it names a file: leave slashes out")
+        check_head_name(name)
         like = next(self.backbone.parameters())
         self.heads[name] = head.to(like.device, like.dtype).train(self.training)
         self.fixed[name] = {n for n, parameter in head.named_parameters() if not parameter.requires_grad}
@@ -389,12 +390,12 @@ class Host(nn.Module):
 
     # --- what is trained, counted, saved
 
-    def parts_of(self, method: Method, tasks: Sequence[str]) -> list[Placed]:
+    def parts_of(self, method: Method, tasks: Sequence[str]) -> list[PartAtSite]:
         """The parts of ``method`` that act for any of ``tasks``, each once, with its site and owner.
 
         For hooks such as `Method.calibrate`, which look at their own parts or set where they start.
         """
-        plans = [self.parts.plan(task, self.tasks) for task in tasks]
+        plans = [self.parts.active_parts(task, self.tasks) for task in tasks]
         return list(dict.fromkeys(p for plan in plans for p in plan if self.methods[p.method] is method))
 
     def owners(self) -> list[str]:
@@ -437,28 +438,28 @@ class Host(nn.Module):
             NotApplicable: naming the part that cannot be folded, and why.
         """
         self._known(task)
-        merged = merge.merged_tensors(self.wiring, self.parts.plan(task, self.tasks), task)
-        return merge.plain_state(self.backbone, merged)
+        merged = merging.merged_tensors(self.attachments, self.parts.active_parts(task, self.tasks), task)
+        return merging.plain_state(self.backbone, merged)
 
     def merge(self, task: str | None = None) -> None:
         """Fold ``task``'s parts into the backbone's weights; only this task can run until `unmerge`."""
-        if self.kept is not None:
+        if self.unmerged_copy is not None:
             raise UsageError("the host is merged already", hint="call unmerge() first")
         self._known(task)
-        merged = merge.merged_tensors(self.wiring, self.parts.plan(task, self.tasks), task)
-        self.kept = merge.swap_in(self.wiring.model, merged)
-        self.cell.merged, self.merged_task = True, task
+        merged = merging.merged_tensors(self.attachments, self.parts.active_parts(task, self.tasks), task)
+        self.unmerged_copy = merging.swap_in(self.attachments.model, merged)
+        self.pass_state.merged, self.merged_task = True, task
 
     def unmerge(self) -> None:
         """Bring the weights back, bit for bit, from a kept copy."""
-        if self.kept is not None:
-            merge.swap_in(self.wiring.model, self.kept)
-            self.kept, self.cell.merged = None, False
+        if self.unmerged_copy is not None:
+            merging.swap_in(self.attachments.model, self.unmerged_copy)
+            self.unmerged_copy, self.pass_state.merged = None, False
 
     def detach(self) -> nn.Module:
         """The backbone as it was before: keys, classes, hooks, flags and values."""
         self.unmerge()
-        self.wiring.detach()
+        self.attachments.detach()
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(self._flags[name])
         for path, module in self.backbone.named_modules():
@@ -470,8 +471,8 @@ class Host(nn.Module):
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """``name`` and ``sha256`` of the frozen backbone. Frozen means frozen: it is computed once."""
-        kept = self.kept or {}
-        return {"name": full_name(self.backbone), "sha256": state_sha256(merge.plain_state(self.backbone, kept))}
+        kept = self.unmerged_copy or {}
+        return {"name": full_name(self.backbone), "sha256": state_sha256(merging.plain_state(self.backbone, kept))}
 
     def save(self, directory: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write the adapter folder: one safetensors file for each owner, heads apart, ``adapter.json``."""
@@ -494,7 +495,7 @@ class Host(nn.Module):
     def _known(self, task: str | None) -> None:
         if task is not None and task not in self.tasks:
             raise UsageError(f'the host has no task "{task}"', hint=did_you_mean(task, self.tasks))
-        if self.kept is not None and task != self.merged_task:
+        if self.unmerged_copy is not None and task != self.merged_task:
             raise UsageError(
                 f"the host is merged for {self.merged_task!r}, not for {task!r}", hint="call unmerge() first"
             )
@@ -512,14 +513,6 @@ class Host(nn.Module):
         rests = all(task in self.frozen for task, name in self.head_names.items() if name == head)
         for name, parameter in self.heads[head].named_parameters():
             parameter.requires_grad_(not rests and name not in self.fixed[head])
-
-
-def check_task_name(name: str, *, taken: bool = False) -> None:
-    """Raises UsageError for a task name that cannot be used."""
-    if name == SHARED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise UsageError(f'"{name}" cannot name a task', hint=f'use letters, digits, "-" and "_"; "{SHARED}" is taken')
-    if taken:
-        raise UsageError(f'there are two tasks named "{name}"', hint="give each task a name of its own")
 
 
 def _numel(parameters: Any) -> int:

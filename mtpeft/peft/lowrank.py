@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpeft.peft.mounts import PartAtSite
 from mtpeft.peft.parts import LowRankPart, sees_input
 from mtpeft.peft.route import Segment
-from mtpeft.peft.slot import Placed
-from mtpeft.peft.weights import WeightSlot
+from mtpeft.peft.weights import WeightMount
 
 
-def add_low_rank(slot: WeightSlot, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def add_low_rank(mount: WeightMount, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """``y + sum_e scale_e B_e project_e(x, A_e)`` over the parts ``e`` that act, each on its own samples and output
     rows.
 
@@ -23,15 +23,15 @@ def add_low_rank(slot: WeightSlot, module: nn.Module, x: Tensor, y: Tensor) -> T
         x: the module's input, ``(B', ..., in)`` or ``(B', in, H, W)``; ``B'`` may be a multiple of the batch (windows).
         y: the module's output.
     """
-    entries = _entries(slot)
+    entries = _entries(mount)
     if not entries:
         return y
-    size, channel = slot.cell.now.route.size, 1 if isinstance(module, nn.Conv2d) else -1
+    size, channel = mount.pass_state.current.route.size, 1 if isinstance(module, nn.Conv2d) else -1
     times = len(x) // size
     hidden: list[Tensor | None] = []
     backs, plain = [], []
     for placed, index, task, segments in entries:
-        with slot.using(placed, index, task) as part:
+        with mount.using(placed, index, task) as part:
             a, b, scale = part.factors()
             if b.shape[1] == 0:  # a rank of zero adds nothing, and convolutions refuse it
                 continue
@@ -49,22 +49,22 @@ def add_low_rank(slot: WeightSlot, module: nn.Module, x: Tensor, y: Tensor) -> T
     return _add(module, y, z, torch.cat(backs, 1))
 
 
-def _entries(slot: WeightSlot) -> list[tuple[Placed, int, str | None, list[Segment] | None]]:
+def _entries(mount: WeightMount) -> list[tuple[PartAtSite, int, str | None, list[Segment] | None]]:
     """``(part, segment index, task, its segments; None for the whole batch)``."""
-    stretches = slot.stretches()
-    if len(stretches) == 1:
-        index, segment, plan = stretches[0]
+    spans = mount.spans()
+    if len(spans) == 1:
+        index, segment, plan = spans[0]
         return [(placed, index, segment.task, None) for placed in plan]
-    found: dict[tuple[int, int], tuple[Placed, int, str | None, list[Segment]]] = {}
-    for index, segment, plan in stretches:
+    found: dict[tuple[int, int], tuple[PartAtSite, int, str | None, list[Segment]]] = {}
+    for index, segment, plan in spans:
         for placed in plan:
-            apart = placed.per_task or slot.cell.now.views is not None
-            key = (id(placed), index if apart else -1)
+            per_task_gradients = placed.per_task or mount.pass_state.current.views is not None
+            key = (id(placed), index if per_task_gradients else -1)
             found.setdefault(key, (placed, index, segment.task, []))[3].append(segment)
-    return [(p, i, t, None if len(s) == len(stretches) else s) for p, i, t, s in found.values()]
+    return [(p, i, t, None if len(s) == len(spans) else s) for p, i, t, s in found.values()]
 
 
-def _rows(b: Tensor, placed: Placed, out: int) -> Tensor:
+def _rows(b: Tensor, placed: PartAtSite, out: int) -> Tensor:
     """``B (rows, k)`` placed at its rows of the module's output: ``(out, k)``."""
     ref = placed.site.rows
     return b if len(b) == out else F.pad(b, (0, 0, ref.start, out - ref.stop))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from mtpeft.errors import MtpeftError, UsageError
+from mtpeft.names import SHARED
 
 if TYPE_CHECKING:
     from mtpeft.backbone.features import Features, FeaturesInfo
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from mtpeft.peft.parts import Part
     from mtpeft.peft.sites import Site
     from mtpeft.task import Head
-
-SHARED = "shared"
-"""The owner of parts that every task trains. No task may have this name."""
 
 
 def no_loss(task: str, images: Tensor, targets: list[dict[str, Any]]) -> Tensor:
@@ -160,7 +158,7 @@ class Method(Declarations, ABC):
     def calibrate(self, context: Context) -> None:
         """Look at data before training (EVA, SPT, GPS, InfLoRA)."""
 
-    def begin_task(self, context: Context) -> None:
+    def begin_stage(self, context: Context) -> None:
         """A stage begins."""
 
     def begin_update(self, context: Context) -> bool:
@@ -181,7 +179,7 @@ class Method(Declarations, ABC):
     def after_step(self, context: Context) -> None:
         """The optimizer has stepped: bring parameters back to where they may be (pruning, clipped norms)."""
 
-    def end_task(self, context: Context) -> None:
+    def end_stage(self, context: Context) -> None:
         """A stage ends; evaluation comes next."""
 
     def state(self) -> dict[str, Tensor]:
@@ -191,7 +189,7 @@ class Method(Declarations, ABC):
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take back what `state` gave."""
 
-    def check(self, condition: bool, message: str, hint: str = "") -> None:
+    def require(self, condition: bool, message: str, hint: str = "") -> None:
         """For ``__post_init__``: refuse settings that its annotations allow, such as two that do not go together.
 
         Raises:

@@ -11,24 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.errors import MtpeftError
-from mtpeft.peft.keyed import Keyed
+from mtpeft.peft.module_map import ModuleMap
 
 if TYPE_CHECKING:
     from mtpeft.backbone.features import Features
-    from mtpeft.peft.route import Cell, TokenLayout
+    from mtpeft.peft.route import PassState, TokenLayout
 
 
 class Part(nn.Module):
     """What every part can ask for while it runs. Derive from one of the kinds below, not from this."""
 
-    cell: Cell
+    pass_state: PassState
 
-    def bind(self, cell: Cell, common: nn.Module | None) -> None:
+    def bind(self, pass_state: PassState, common: nn.Module | None) -> None:
         """Called once by the host. ``common`` is kept outside the module tree, so it is counted and saved once."""
-        self.__dict__["cell"], self.__dict__["_common"] = cell, common
+        self.__dict__["pass_state"], self.__dict__["_common"] = pass_state, common
         for module in self.modules():
             if isinstance(module, PerTask):
-                module.bind(cell)
+                module.bind(pass_state)
 
     @property
     def common(self) -> Any:
@@ -38,8 +38,8 @@ class Part(nn.Module):
     @property
     def scratch(self) -> dict[str, Any]:
         """What this method's parts leave for later ones within a pass, for the samples they see; empty at first."""
-        cell: Cell = self.__dict__["cell"]
-        return cell.now.scratch.setdefault(cell.stretch, {})
+        pass_state: PassState = self.__dict__["pass_state"]
+        return pass_state.current.scratch.setdefault(pass_state.span, {})
 
     def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for saved tensors of these names and shapes, which are read in next.
@@ -58,7 +58,7 @@ class Part(nn.Module):
     @property
     def layout(self) -> TokenLayout:
         """How tokens lie in this pass: ``prefix`` count, ``height`` and ``width`` of the grid."""
-        return self.__dict__["cell"].now.layout
+        return self.__dict__["pass_state"].current.layout
 
 
 class PerTask(nn.Module):
@@ -71,16 +71,16 @@ class PerTask(nn.Module):
 
         self.gate = PerTask(lambda: nn.Parameter(torch.zeros(4)))
         ...
-        weights = self.gate.now.softmax(0)     # the copy of the task in force
+        weights = self.gate.current.softmax(0)     # the copy of the task in force
     """
 
     def __init__(self, factory: Callable[[], nn.Module | nn.Parameter]) -> None:
         super().__init__()
         self.factory = factory
-        self.copies = Keyed()
+        self.copies = ModuleMap()
 
-    def bind(self, cell: Cell) -> None:
-        self.__dict__["cell"] = cell
+    def bind(self, pass_state: PassState) -> None:
+        self.__dict__["pass_state"] = pass_state
 
     def add(self, task: str, like: Tensor) -> None:
         """A copy for ``task`` with the device and dtype of ``like``."""
@@ -93,13 +93,13 @@ class PerTask(nn.Module):
         del self.copies[task]
 
     @property
-    def now(self) -> Any:
+    def current(self) -> Any:
         """The copy of the task in force.
 
         Raises:
             MtpeftError: if the task is not known in this pass.
         """
-        task = self.__dict__["cell"].task
+        task = self.__dict__["pass_state"].task
         if task is None or task not in self.copies:
             raise MtpeftError(
                 f"this method keeps something for each task, and the task in force is {task!r}",

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from torch import nn
 
 from mtpeft.errors import NotApplicable
+from mtpeft.peft.mounts import PartAtSite
 from mtpeft.peft.parts import InputPart, KeyValuePart, LowRankPart, OutputPart, TokenPart, WeightPart, sees_input
 from mtpeft.peft.sites import TensorRef
-from mtpeft.peft.slot import Placed
 
 
-def refuse(placed: Placed) -> None:
+def refuse(placed: PartAtSite) -> None:
     """Refuse a part that cannot be right at its site.
 
     Raises:
@@ -52,7 +52,7 @@ def refuse(placed: Placed) -> None:
         _refuse_keys_values(placed)
 
 
-def _refuse_low_rank(part: LowRankPart, placed: Placed) -> None:
+def _refuse_low_rank(part: LowRankPart, placed: PartAtSite) -> None:
     site, who = placed.site, placed.method
     if "grouped-conv" in site.tags:
         raise NotApplicable(
@@ -65,7 +65,7 @@ def _refuse_low_rank(part: LowRankPart, placed: Placed) -> None:
         )
 
 
-def refuse_beside_others(placed: Sequence[Placed]) -> None:
+def refuse_beside_others(placed: Sequence[PartAtSite]) -> None:
     """Parts of a weight that is computed as a whole: none can look at the input."""
     seeing = next((p for p in placed if sees_input(p.part)), None)
     other = next((p for p in placed if not isinstance(p.part, LowRankPart)), None)
@@ -76,7 +76,7 @@ def refuse_beside_others(placed: Sequence[Placed]) -> None:
         )
 
 
-def refuse_replaced(placed: Sequence[Placed], path: str, name: str) -> None:
+def refuse_replaced(placed: Sequence[PartAtSite], path: str, name: str) -> None:
     """Parts of one tensor, in the order they apply: none replaces rows that another has changed before."""
     for index, later in enumerate(placed):
         if not isinstance(later.part, WeightPart) or not later.part.replaces:
@@ -91,7 +91,7 @@ def refuse_replaced(placed: Sequence[Placed], path: str, name: str) -> None:
             )
 
 
-def _refs(placed: Placed, path: str, name: str) -> list[TensorRef]:
+def _refs(placed: PartAtSite, path: str, name: str) -> list[TensorRef]:
     """The rows of a tensor that a part changes."""
     return [ref for ref in (placed.site.rows, *placed.site.bias) if (ref.path, ref.name) == (path, name)]
 
@@ -100,7 +100,7 @@ def _overlap(some: Sequence[TensorRef], others: Sequence[TensorRef]) -> bool:
     return any(a.start < b.stop and b.start < a.stop for a in some for b in others)
 
 
-def _refuse_keys_values(placed: Placed) -> None:
+def _refuse_keys_values(placed: PartAtSite) -> None:
     site, model = placed.site, placed.site.model
     if "attention" not in site.tags:
         raise NotApplicable(

@@ -87,8 +87,8 @@ class Pass:
     """One run of the backbone under a route, with what its parts share.
 
     Attributes:
-        scratch: `Cell.stretch` -> what parts leave for later ones.
-        joined: all segments have one and the same plan, so every part sees the whole batch at once.
+        scratch: `PassState.span` -> what parts leave for later ones.
+        one_plan: all segments have one and the same plan, so every part sees the whole batch at once.
         first: index of the pass's first segment, where a batch is run in one pass per task.
         views: per-segment copies of parameters (`mtpeft.peft.gradients`), or None.
         carried: tokens on their way from one block to the next.
@@ -100,7 +100,7 @@ class Pass:
     first: int = 0
     views: Any = None
     scratch: dict[Any, dict[str, Any]] = field(default_factory=dict)
-    joined: bool = True
+    one_plan: bool = True
     carried: Any = None
     taps: list[Any] | None = None
 
@@ -110,7 +110,7 @@ class Pass:
 
 
 @dataclass
-class Cell:
+class PassState:
     """The one mutable place that parts, hooks and host share.
 
     Attributes:
@@ -120,15 +120,15 @@ class Cell:
             current.
         merged: the parts are folded into the weights, so none of them acts.
         ran: parts seen running, while someone watches.
-        stretch: segment, method and owner of the running part.
+        span: segment, method and owner of the running part.
     """
 
-    now: Pass = field(default_factory=lambda: Pass(Route.single(None, 0)))
-    stretch: tuple[int, str, str] = (0, "", "")
+    current: Pass = field(default_factory=lambda: Pass(Route.single(None, 0)))
+    span: tuple[int, str, str] = (0, "", "")
     task: str | None = None
     tagging: bool = False
     merged: bool = False
-    ran: set[int] | None = None
+    seen_running: set[int] | None = None
 
-    def enter(self, now: Pass) -> None:
-        self.now, self.task = now, now.route.segments[0].task
+    def enter(self, current: Pass) -> None:
+        self.current, self.task = current, current.route.segments[0].task

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mtpeft.errors import MtpeftError
-from mtpeft.peft.method import SHARED, Method
+from mtpeft.names import SHARED
+from mtpeft.peft.method import Method
 
 if TYPE_CHECKING:
     from mtpeft.peft.host import Host

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.errors import MtpeftError
+from mtpeft.peft.mounts import Mount, PartAtSite
 from mtpeft.peft.parts import Part, WeightPart
-from mtpeft.peft.route import Cell
+from mtpeft.peft.route import PassState
 from mtpeft.peft.sites import TensorRef
-from mtpeft.peft.slot import Placed, Slot
 
 
 def replace_rows(tensor: Tensor, start: int, stop: int, rows: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def changes_bias(part: Part) -> bool:
 
 
 @dataclass(eq=False)
-class WeightSlot(Slot):
+class WeightMount(Mount):
     """The weight parts of one tensor.
 
     ``on_activations``: all are low-rank, or all are gains, and the module is called, so a hook runs them there and the
@@ -36,26 +36,26 @@ class WeightSlot(Slot):
     on_activations: bool = False
     bias_too: bool = False
 
-    def value(self, original: Tensor, task: str | None, until: Placed | None = None) -> Tensor:
+    def value(self, original: Tensor, task: str | None, until: PartAtSite | None = None) -> Tensor:
         """The tensor under ``task``'s plan, or as the part ``until`` sees it."""
         for placed in self.plans.get(task, ()):
             if placed is until:
                 break
             ref = placed.site.rows
             rows = original[ref.start : ref.stop] if original.ndim else original
-            index = self.cell.now.first
+            index = self.pass_state.current.first
             original = replace_rows(original, ref.start, ref.stop, self.run(placed, index, task, rows))
         return original
 
 
 @dataclass(eq=False, kw_only=True)
-class BiasSlot(Slot):
+class BiasMount(Mount):
     """The weight parts that also change one bias tensor; a BEiT-like attention keeps three.
 
     ``ref``: the tensor, None where timm has none.
     """
 
-    weights: WeightSlot
+    weights: WeightMount
     ref: TensorRef | None = None
 
     def value(self, original: Tensor, task: str | None) -> Tensor:
@@ -73,7 +73,7 @@ class BiasSlot(Slot):
                 offset += size
         return original
 
-    def _now(self, ref: TensorRef, current: Tensor, placed: Placed) -> Tensor:
+    def _now(self, ref: TensorRef, current: Tensor, placed: PartAtSite) -> Tensor:
         tensor = current if self._holds(ref) else placed.site.model.original(ref.path, ref.name)
         return tensor[ref.start : ref.stop]
 
@@ -81,22 +81,22 @@ class BiasSlot(Slot):
         return self.ref is not None and (ref.path, ref.name) == (self.ref.path, self.ref.name)
 
 
-def changed_bias(weights: WeightSlot, placed: Placed, task: str | None, bias: Tensor | None) -> Tensor | None:
+def changed_bias(weights: WeightMount, placed: PartAtSite, task: str | None, bias: Tensor | None) -> Tensor | None:
     """The part's bias, given the weight as the part sees it."""
     ref = placed.site.rows
     original = placed.site.model.original(ref.path, ref.name)
     weight = weights.value(original, task, until=placed)[ref.start : ref.stop]
-    with weights.using(placed, weights.cell.now.first, task) as part:
+    with weights.using(placed, weights.pass_state.current.first, task) as part:
         return part.bias(weight, bias)
 
 
 class Parametrization(nn.Module):
     """What `torch.nn.utils.parametrize` calls whenever the tensor is read."""
 
-    def __init__(self, slot: WeightSlot | BiasSlot) -> None:
+    def __init__(self, mount: WeightMount | BiasMount) -> None:
         super().__init__()
-        self.slot = slot
+        self.mount = mount
 
     def forward(self, original: Tensor) -> Tensor:
-        cell: Cell = self.slot.cell
-        return original if cell.merged else self.slot.value(original, cell.task)
+        pass_state: PassState = self.mount.pass_state
+        return original if pass_state.merged else self.mount.value(original, pass_state.task)

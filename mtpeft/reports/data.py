@@ -20,7 +20,7 @@ MOST = 30
 def render_data(report: Mapping[str, Any], console: Console | None = None) -> str:
     """The report of a data set: what it is, counts, sizes, classes, duplicates, findings and the recipe's stanza."""
     tables = [_sizes(report), _classes(report), _duplicates(report)]
-    drawn = [table.draw(console) for table in tables if table.rows]
+    drawn = [table.render(console) for table in tables if table.rows]
     more = len(report["classes"]) - MOST
     if more > 0 and len(drawn) > 1:
         drawn[1] += f"\nand {more} classes more: --json has all"

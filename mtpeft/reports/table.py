@@ -18,7 +18,7 @@ class Table:
     words: int = 1
     rows: list[Sequence[str]] = field(default_factory=list)
 
-    def draw(self, console: Console | None = None) -> str:
+    def render(self, console: Console | None = None) -> str:
         """The table, no newline at its end; with colour only if ``console`` is a terminal."""
         return self._rich(console) if console is not None and console.is_terminal else self._plain()
 

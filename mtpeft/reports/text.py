@@ -35,7 +35,7 @@ def render(results: dict[str, Any], console: Console | None = None) -> str:
     run = _read("", results, "results.json")
     return _join(
         _paragraph([_stages(run.matrix)]),
-        task_table([run]).draw(console),
+        task_table([run]).render(console),
         _paragraph(_means(run)),
         _paragraph(_costs(run.matrix.costs) if run.matrix.costs else []),
         _paragraph([*_legend([run]), *_exceptions(run)]),
@@ -50,7 +50,7 @@ def compare(runs: Sequence[tuple[str, dict[str, Any]]], console: Console | None 
     """
     read = [_read(name, results, name) for name, results in runs]
     metrics = {task: metric(row) for run in read for task, row in run.summary["tasks"].items()}
-    tables = [table.draw(console) for table in (task_table(read), mean_table(read), cost_table(read)) if table.rows]
+    tables = [table.render(console) for table in (task_table(read), mean_table(read), cost_table(read)) if table.rows]
     exceptions = [(label, f"{run.name}: {text}") for run in read for label, text in _exceptions(run)]
     measured = [("metrics", ", ".join(f"{task} {name}" for task, name in metrics.items()))]
     return _join(*tables, _paragraph([*measured, *_legend(read), *exceptions]))

@@ -1,7 +1,7 @@
 """When each task is met: streams of events, and the keyed order of samples. Pure Python, no torch."""
 
+from mtpeft.keyed_random import Cursor, key, sample_order
 from mtpeft.schedule.base import Schedule, TaskSize
-from mtpeft.schedule.draw import Cursor, key, sample_order
 from mtpeft.schedule.events import Batch, Begin, End, Evaluate, Event, Update
 
 builtin: dict[str, str] = {

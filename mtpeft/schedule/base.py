@@ -9,7 +9,7 @@ from itertools import islice
 from random import Random
 
 from mtpeft.errors import UsageError, did_you_mean
-from mtpeft.schedule.draw import generator
+from mtpeft.keyed_random import generator
 from mtpeft.schedule.events import Batch, Begin, End, Evaluate, Event, Update
 from mtpeft.settings import Count, Whole
 
@@ -75,7 +75,7 @@ class Schedule(ABC):
         """Updates of a stage with these tasks."""
         return self.steps if self.steps is not None else (self.epochs or DEFAULT_EPOCHS) * self.epoch(sizes)
 
-    def plan(self, tasks: Sequence[str]) -> list[tuple[str, ...]]:
+    def stage_tasks(self, tasks: Sequence[str]) -> list[tuple[str, ...]]:
         """The stages for these tasks.
 
         Raises:
@@ -98,7 +98,7 @@ class Schedule(ABC):
         Raises:
             UsageError: at once, where settings and tasks do not go together.
         """
-        plan = self.plan(list(tasks))
+        plan = self.stage_tasks(list(tasks))
         for name, size in tasks.items():
             _check(size.count >= 1, f'task "{name}" has no training samples', "look at its data: mtpeft data PATH")
             _check(

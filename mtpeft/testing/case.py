@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from mtpeft.backbone.extract import evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import MtpeftError
+from mtpeft.names import SHARED
 from mtpeft.peft.host import Host
-from mtpeft.peft.method import SHARED, Context, Method
+from mtpeft.peft.method import Context, Method
 from mtpeft.plugins import in_words, resolve
 from mtpeft.settings import build
 from mtpeft.task import Head
@@ -154,7 +155,7 @@ class Training:
 
     def begin(self) -> None:
         self.method.calibrate(self.context)
-        self.method.begin_task(self.context)
+        self.method.begin_stage(self.context)
         self.make_optimizer()
 
     def make_optimizer(self) -> None:
@@ -184,7 +185,7 @@ class Training:
         return float(loss.detach())
 
     def end(self) -> None:
-        self.method.end_task(self.context)
+        self.method.end_stage(self.context)
         self.host.zero_grad(set_to_none=True)
         self.host.eval()
 

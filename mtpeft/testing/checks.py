@@ -17,7 +17,7 @@ from typing import Any
 
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft.method import Method
-from mtpeft.testing import behaviour, declarations, folding, resuming, routing
+from mtpeft.testing import declarations, merging_and_saving, resuming, routing, training_checks
 from mtpeft.testing.case import Case, CheckFailed, make_method, said
 from mtpeft.testing.declarations import attaches, refused, refuses_in_one_sentence
 from mtpeft.testing.zoo import zoo
@@ -39,19 +39,19 @@ _ALWAYS = (
     declarations.keeps_shapes,
     declarations.asks_for_what_it_needs,
     declarations.passes_as_often_as_it_says,
-    behaviour.registers_its_tensors,
-    behaviour.is_alive,
-    behaviour.trains_its_own_only,
-    behaviour.leaves_the_backbone_alone,
-    behaviour.isolates_tasks,
-    behaviour.copies_are_independent,
-    behaviour.repeats_from_its_seed,
-    behaviour.evaluates_samples_alone,
-    behaviour.learns_a_batch,
-    behaviour.is_finite_in_bfloat16,
+    training_checks.registers_its_tensors,
+    training_checks.is_alive,
+    training_checks.trains_its_own_only,
+    training_checks.leaves_the_backbone_alone,
+    training_checks.isolates_tasks,
+    training_checks.copies_are_independent,
+    training_checks.repeats_from_its_seed,
+    training_checks.evaluates_samples_alone,
+    training_checks.learns_a_batch,
+    training_checks.is_finite_in_bfloat16,
     resuming.state_round_trip,
     resuming.resumes_as_if_uninterrupted,
-    folding.saves_what_it_trains,
+    merging_and_saving.saves_what_it_trains,
     routing.mixed_equals_separate,
     routing.composes_with_itself,
     routing.keeps_task_gradients_apart,
@@ -186,15 +186,15 @@ def _functions(method: Method | None) -> tuple[Callable[[Case], None], ...]:
     """The checks for a method; all there are for None."""
     chosen: list[Callable[[Case], None]] = [*_OF_THE_CLASS, *_ALWAYS]
     if method is None or method.identity_at_init:
-        chosen.append(behaviour.starts_as_the_backbone)
+        chosen.append(training_checks.starts_as_the_backbone)
     if method is None or not method.identity_at_init:
-        chosen.append(behaviour.does_not_start_as_the_backbone)
+        chosen.append(training_checks.does_not_start_as_the_backbone)
     if method is None or method.mergeable:
-        chosen.append(folding.merges_into_plain_timm)
+        chosen.append(merging_and_saving.merges_into_plain_timm)
     if method is None or (method.mergeable and method.identity_at_init):
-        chosen.append(folding.merging_nothing_changes_nothing)
+        chosen.append(merging_and_saving.merging_nothing_changes_nothing)
     if method is None or not method.mergeable:
-        chosen.append(folding.refuses_to_merge)
+        chosen.append(merging_and_saving.refuses_to_merge)
     return (*chosen, attaches, refuses_in_one_sentence) if method is None else tuple(chosen)
 
 

@@ -17,13 +17,14 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from mtpeft.errors import MtpeftError, NotApplicable, UsageError
+from mtpeft.names import SHARED
 from mtpeft.peft import parts
 from mtpeft.peft.host import Host
-from mtpeft.peft.method import SHARED, Declarations, Method
+from mtpeft.peft.method import Declarations, Method
 from mtpeft.settings import build
-from mtpeft.testing.behaviour import anatomy
 from mtpeft.testing.case import Case, said, tensors
-from mtpeft.testing.folding import expect_refusal, refusal
+from mtpeft.testing.merging_and_saving import expect_refusal, refusal
+from mtpeft.testing.training_checks import anatomy
 from mtpeft.testing.zoo import zoo
 
 _CLOSE = 0.7
@@ -93,7 +94,7 @@ def declares_itself(case: Case) -> None:
 
 def spells_what_it_overrides(case: Case) -> None:
     """No public name of the method or its parts is unused and close to one of the contract: a hook that never runs."""
-    built = case.host(("a",)).parts.plan("a", ["a"])
+    built = case.host(("a",)).parts.active_parts("a", ["a"])
     for cls in dict.fromkeys([type(case.method), *(type(placed.part) for placed in built)]):
         for name, meant in _misspelt(cls):
             case.expect(
@@ -126,7 +127,7 @@ def _source(cls: type) -> str:
 def builds_parts(case: Case) -> None:
     """It has parts; without a pattern, it wants none."""
     host = case.host(("a",))
-    idle = not host.parts.plan("a", host.tasks) and case.copy().part(host.sites[0]) is not None
+    idle = not host.parts.active_parts("a", host.tasks) and case.copy().part(host.sites[0]) is not None
     case.expect(not idle, "its pattern `at` is empty, so that no site gets its part")
 
 

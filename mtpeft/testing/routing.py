@@ -15,7 +15,7 @@ from mtpeft.errors import NotApplicable
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
 from mtpeft.testing.case import TASKS, Case, gradients, part_parameters, weighted
-from mtpeft.testing.folding import expect_refusal, expect_sentence, refusal
+from mtpeft.testing.merging_and_saving import expect_refusal, expect_sentence, refusal
 
 Names = Sequence[str | None]
 

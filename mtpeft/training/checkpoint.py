@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mtpeft.errors import MtpeftError
-from mtpeft.training.disk import inventory, read_json, read_tensors, write_folder, write_json
+from mtpeft.files import inventory, read_json, read_tensors, write_folder, write_json
 
 _POINTER = "current.json"
 

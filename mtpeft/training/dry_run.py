@@ -9,13 +9,13 @@ from time import perf_counter
 from typing import Any
 
 from mtpeft.config import Config
+from mtpeft.data.split_classes import split_classes
 from mtpeft.schedule import Batch, Begin, End, Event, Update
-from mtpeft.training.folder import costs
-from mtpeft.training.inherit import Inheritance
+from mtpeft.training.continue_from import Inheritance
 from mtpeft.training.loop import Loop
 from mtpeft.training.progress import Quiet
 from mtpeft.training.run import Run, setup
-from mtpeft.training.sequence import split_classes
+from mtpeft.training.run_files import costs
 
 _UPDATES = 4
 
@@ -76,4 +76,4 @@ def _first_updates(run: Run) -> Iterator[Event]:
 
 def _sites(run: Run, method: str) -> list[str]:
     """Where a method's parts sit."""
-    return list(dict.fromkeys(site for _, parts in run.host.parts.built[method].items() for site in parts))
+    return list(dict.fromkeys(site for _, parts in run.host.parts.by_owner[method].items() for site in parts))

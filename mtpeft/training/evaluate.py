@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mtpeft.backbone.extract import evaluating
+from mtpeft.data.loading import Loaded, Samples, Source, batches, to_device
 from mtpeft.task import Score, spread
-from mtpeft.training.data import Loaded, Samples, Source, batches, to_device
 from mtpeft.training.run import Run
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from mtpeft.backbone.extract import evaluating
+from mtpeft.data.loading import to_device
+from mtpeft.files import write_folder
 from mtpeft.task import spread
-from mtpeft.training.data import to_device
-from mtpeft.training.disk import write_folder
 from mtpeft.training.evaluate import predict
 from mtpeft.training.run import Run
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mtpeft.training.disk import explained
+from mtpeft.files import explained
 
 
 class Log:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtpeft.data.loading import Loaded
 from mtpeft.schedule import Batch, Begin, End, Evaluate, Event, Update
-from mtpeft.training.data import Loaded
+from mtpeft.training.divergence import check_gradients, check_losses
 from mtpeft.training.evaluate import evaluate
-from mtpeft.training.guard import check_gradients, check_losses
 from mtpeft.training.optimizer import clip, rate, set_rate
 from mtpeft.training.progress import Progress
 from mtpeft.training.run import Run
@@ -79,7 +79,7 @@ class Loop:
         for method in self.run.host.methods.values():
             method.calibrate(self.stage.context)
         for method in self.run.host.methods.values():
-            method.begin_task(self.stage.context)
+            method.begin_stage(self.stage.context)
         self.open_stage()
 
     def open_stage(self) -> None:
@@ -155,7 +155,7 @@ class Loop:
         """What the stage's tasks own is finished; of several saved weights, the best may be taken."""
         self.validation.end()
         for method in self.run.host.methods.values():
-            method.end_task(self.stage.context)
+            method.end_stage(self.stage.context)
         self.run.host.eval()
         self.at.open = False
 

@@ -17,8 +17,12 @@ from mtpeft.backbone.features import Features
 from mtpeft.balancing import Balancer
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
+from mtpeft.data.combined_datasets import JoinedSplits, Subsample
+from mtpeft.data.decoded_cache import Decoded, place
+from mtpeft.data.label_checks import label_errors
 from mtpeft.errors import DataError, MtpeftError, UsageError, did_you_mean
 from mtpeft.evaluation import ResultMatrix, TaskRecord
+from mtpeft.files import read_json
 from mtpeft.peft.heads import HeadSpec
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
@@ -26,11 +30,7 @@ from mtpeft.plugins import create
 from mtpeft.recipe import RANDOM_WEIGHTS
 from mtpeft.schedule import Begin, End, Evaluate, Event, Schedule, TaskSize, key
 from mtpeft.task import SPLITS, Dataset, Head, Split, Task
-from mtpeft.training.cache import Decoded, place
-from mtpeft.training.checked import check_data as check
 from mtpeft.training.checkpoint import current_state
-from mtpeft.training.datasets import Drawn, Joined
-from mtpeft.training.disk import read_json
 
 if TYPE_CHECKING:
     from mtpeft.backbone import Backbone
@@ -92,9 +92,9 @@ class Run:
             raise UsageError(f"this run does not open {split} ({said})", hint=f"it has {', '.join(self.splits)}")
         if (name, split) not in self._data:
             opened = [self._open(name, part) for part in (self.config.train_on if split == "train" else (split,))]
-            found = opened[0] if len(opened) == 1 else Joined(opened)
+            found = opened[0] if len(opened) == 1 else JoinedSplits(opened)
             most = self.tasks[name].samples if split == "train" else 0
-            self._data[name, split] = Drawn(found, most, self.data_seed) if 0 < most < len(found) else found
+            self._data[name, split] = Subsample(found, most, self.data_seed) if 0 < most < len(found) else found
         return self._data[name, split]
 
     def _open(self, name: str, split: str) -> Dataset:
@@ -130,7 +130,7 @@ class Run:
 
     def stages(self) -> int:
         """Number of stages, those of the runs before included."""
-        return self.first_stage + len(self.schedule.plan(list(self.trained)))
+        return self.first_stage + len(self.schedule.stage_tasks(list(self.trained)))
 
     def learning_rate(self, parameter: str) -> float:
         """The peak rate of a parameter of `Host.trainable`: that of its method, or of heads."""
@@ -285,10 +285,26 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     check_groups(tasks, host)
     folder = Path(config.output.dir)
     run = Run(config, folder, device, backbone, parameters, host, tasks, schedule, balancer, inherited, first_stage)
-    run.matrix = ResultMatrix(task_records(run), schedule.plan(list(run.trained)))
+    run.matrix = ResultMatrix(task_records(run), schedule.stage_tasks(list(run.trained)))
     if check_data:
-        check(run)
+        check_labels(run)
     return run
+
+
+def check_labels(run: Run) -> None:
+    """Open every split that the run may see; readers check what they read, and the counts of classes are checked here.
+
+    Raises:
+        DataError: for data that a reader refuses, a split without labels, or a class that is never shown in training.
+    """
+    for name, task in run.tasks.items():
+        splits = {split: run.dataset(name, split) for split in run.splits}
+        if not task.data:
+            continue  # the embedded data is as it should be
+        manifests = {split: data.manifest() for split, data in splits.items()}
+        shown = {split: about["histogram"] for split, about in manifests.items() if "histogram" in about}
+        for error in label_errors(f'task "{name}"', shown, allow_missing=task.missing_classes == "allow"):
+            raise error
 
 
 def check_groups(tasks: Mapping[str, Task], host: Host) -> None:

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from mtpeft.config import Config
+from mtpeft.data.split_classes import split_classes
 from mtpeft.evaluation import ResultMatrix
+from mtpeft.files import read_json, write_file, write_folder, write_json
 from mtpeft.plugins import notify
 from mtpeft.schedule import Batch, Evaluate, Event, Update
 from mtpeft.training import checkpoint
-from mtpeft.training.disk import read_json, write_file, write_folder, write_json
-from mtpeft.training.folder import costs, manifest, refuse_changes, refuse_existing
-from mtpeft.training.inherit import Inheritance
+from mtpeft.training.continue_from import Inheritance
 from mtpeft.training.log import Log
 from mtpeft.training.loop import Loop
 from mtpeft.training.progress import Progress, Quiet
 from mtpeft.training.run import Run, setup
-from mtpeft.training.sequence import split_classes
+from mtpeft.training.run_files import costs, manifest, refuse_changes, refuse_existing
 from mtpeft.training.stage import Position, Stage
 
 _TENSORS = ("optimizer", "balancer", "methods", "random")

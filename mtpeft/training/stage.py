@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mtpeft.data.loading import Loaded, Samples, Source, batches, draw, to_device
 from mtpeft.peft.method import Context
 from mtpeft.schedule import Batch, Begin, Cursor, End
-from mtpeft.training.data import Loaded, Samples, Source, batches, draw, to_device
 from mtpeft.training.evaluate import load, measure
 from mtpeft.training.optimizer import build_optimizer
 

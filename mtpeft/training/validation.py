@@ -8,8 +8,8 @@ from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtpeft.files import write_folder
 from mtpeft.task import Score
-from mtpeft.training.disk import write_folder
 
 if TYPE_CHECKING:
     from mtpeft.training.run import Run

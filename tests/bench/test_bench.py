@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 from PIL import Image
 
-from mtpeft.bench.isolated import Processes, run
+from mtpeft.bench.processes import Processes, run
 from mtpeft.bench.runner import Comparison, portable, remember, remember_data
 from mtpeft.bench.table import comparable, markdown, ppt, rows, table
 from mtpeft.bench.trials import Record, Records, Trial

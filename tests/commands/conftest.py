@@ -1,13 +1,7 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-
-import training_toy  # beside the tests of the training room
+from support import training_toy  # beside the tests of the training room
 
 
 @pytest.fixture(autouse=True)

@@ -2,15 +2,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
-
-from samples import GENERATORS
-from samples_made import COUNT
+from support.samples import GENERATORS
+from support.samples_made import COUNT
 
 from mtpeft.cli import main
 from mtpeft.config import Overrides, load

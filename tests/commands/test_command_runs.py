@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import training_toy
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from support import training_toy
 
 from mtpeft import plugins
 from mtpeft.cli import main

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-import broken_methods as broken
 import pytest
 import torch
+from support import broken_methods as broken
 from torch import nn
 
 from mtpeft.api import Method, MtpeftError, UsageError
-from mtpeft.peft import hooks, lowrank, merge, store
+from mtpeft.peft import hooks, lowrank, merging, store
+from mtpeft.peft.attach import Attachments
 from mtpeft.peft.host import Host
-from mtpeft.peft.wiring import Wiring
 from mtpeft.testing import Check, CheckFailed, check_method, method_checks, parametrize_with_checks
 
 FOUND = {
@@ -74,7 +74,7 @@ def test_a_task_owns_what_it_trains() -> None:
     ("method", "message"),
     [
         (broken.BuildsNothing, "BuildsNothing cannot be built: it raises TypeError: .*abstract"),
-        (Wiring, "Wiring: .* is no subclass of mtpeft.api.Method"),
+        (Attachments, "Attachments: .* is no subclass of mtpeft.api.Method"),
     ],
 )
 def test_what_cannot_be_built_is_told(method: type, message: str) -> None:
@@ -155,15 +155,17 @@ def _broken_core(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     elif fault == "running statistics move":
         monkeypatch.setattr(Host, "train", nn.Module.train)
     elif fault == "a hook stays behind":
-        detach = Wiring.detach
-        monkeypatch.setattr(Wiring, "detach", lambda self: (detach(self), self.backbone.register_forward_hook(print)))
+        detach = Attachments.detach
+        monkeypatch.setattr(
+            Attachments, "detach", lambda self: (detach(self), self.backbone.register_forward_hook(print))
+        )
     elif fault == "files hold more than was trained":
         write = store._write
         monkeypatch.setattr(store, "_write", lambda tensors, path: write({**tensors, "more": torch.ones(1)}, path))
     elif fault == "unmerging rounds":
-        swap = merge.swap_in
+        swap = merging.swap_in
         monkeypatch.setattr(
-            merge, "swap_in", lambda model, new: swap(model, {k: t * (1 + 1e-6) for k, t in new.items()})
+            merging, "swap_in", lambda model, new: swap(model, {k: t * (1 + 1e-6) for k, t in new.items()})
         )
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mtpeft.data.label_checks import label_errors, listed, unlearned
 from mtpeft.inspection.duplicates import BITS, Twins, find_twins, fingerprint
-from mtpeft.inspection.labels import label_errors, listed, unlearned
 from mtpeft.inspection.survey import size_statistics
 
 FULL = {"train": {"cat": 3, "dog": 1}, "val": {"cat": 1, "dog": 0}, "test": {"cat": 0, "dog": 2}}

@@ -11,14 +11,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from PIL import Image
-from samples import GENERATORS
-from samples_made import CLASSES, COUNT, Made
+from support.samples import GENERATORS
+from support.samples_made import CLASSES, COUNT, Made
 
 from mtpeft import plugins
+from mtpeft.data.reader import Reader
 from mtpeft.errors import DataError, UsageError
 from mtpeft.hookspecs import hookimpl
 from mtpeft.inspection import Choice, Survey, choose, page, stanza, survey
-from mtpeft.reader import Reader
 from mtpeft.task import Dataset
 
 TYPES = {"folder": "cls", "voc": "det", "masks": "seg"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from doubles import DOUBLES, Accumulated, Factored, Masked, Prefixes, Queried, Stretched, Turned
+from support.doubles import DOUBLES, Accumulated, Factored, Masked, Prefixes, Queried, Stretched, Turned
 
 from mtpeft.errors import MtpeftError
 from mtpeft.peft.host import Host
@@ -44,7 +44,7 @@ def test_prefix_equals_attention_over_longer_keys_and_values():
     attention.register_forward_pre_hook(lambda m, args: seen.update(x=args[0]), prepend=True)
     attention.register_forward_hook(lambda m, args, y: seen.update(y=y))
     host(torch.randn(2, 3, 16, 16), "a")
-    part = host.parts.built["prefix"]["shared"]["blocks.0.attn"]
+    part = host.parts.by_owner["prefix"]["shared"]["blocks.0.attn"]
     qkv = attention.qkv
     q, k, v = torch.nn.functional.linear(seen["x"], qkv.weight, qkv.bias).chunk(3, -1)
     k, v = (torch.cat([t, rows.expand(2, -1, -1)], 1) for t, rows in ((k, part.keys), (v, part.values)))

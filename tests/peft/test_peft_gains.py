@@ -27,7 +27,7 @@ def hosted(family: str, *methods: str, tasks: tuple[str, ...] = ("a",), scope: s
 
 def gained(host: Host) -> set[str]:
     """The modules where gains run on activations."""
-    return {path for path, hook in host.wiring.hooks.items() if "gain" in hook.slots}
+    return {path for path, hook in host.attachments.hooks.items() if "gain" in hook.mounts}
 
 
 def viewed(host: Host) -> set[str]:
@@ -114,7 +114,7 @@ def test_tasks_with_gains_of_their_own_share_a_pass(method):
     host = hosted("vit", method, tasks=("a", "b"), scope="task")
     names, images = ["b", "a", "b"], torch.randn(3, 3, *host.image_size)
     norms = method == "attnscale"  # it trains norms besides, which are tensors of their own
-    assert host.wiring.agree(["a", "b"], apart=False) != norms
+    assert host.attachments.can_share_pass(["a", "b"], per_task_gradients=False) != norms
     with torch.no_grad():
         mixed = host(images, names).pooled
         for row, name in enumerate(names):

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from doubles import Queried
 from hypothesis import given
 from hypothesis import strategies as st
+from support.doubles import Queried
 from torch import nn
 
 import mtpeft
@@ -113,7 +113,7 @@ def test_a_head_must_be_added_before_it_is_bound():
 
 @pytest.mark.parametrize("name", ["shared", "a/b", "", "-x", "two words", "a.b"])
 def test_task_names_that_cannot_be_files_are_refused(name):
-    with pytest.raises(UsageError, match="cannot name a task"):
+    with pytest.raises(UsageError, match="a task cannot be called"):
         make(tasks=[name])
 
 

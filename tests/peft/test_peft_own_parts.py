@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtpeft.api import Method, Site, TokenPart, WeightPart
 from mtpeft.errors import NotApplicable, UsageError
-from mtpeft.peft.anatomy import find_sites
+from mtpeft.peft.find_sites import find_sites
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo
@@ -155,7 +155,9 @@ def test_tasks_with_different_numbers_of_tokens_take_passes_of_their_own(carry):
         mixed = host(images, names).pooled
         for row, name in enumerate(names):
             torch.testing.assert_close(mixed[row : row + 1], host(images[row : row + 1], name).pooled)
-    assert host.wiring.agree(["b", "c"], apart=False) and not host.wiring.agree(["a", "b"], apart=False)
+    assert host.attachments.can_share_pass(
+        ["b", "c"], per_task_gradients=False
+    ) and not host.attachments.can_share_pass(["a", "b"], per_task_gradients=False)
 
 
 @pytest.mark.parametrize(("family", "kept"), [("vit", 0), ("vit", 1), ("resnet", 0), ("resnet", 1)])

@@ -47,7 +47,7 @@ class ExtraKeys(KeyValuePart):
 
 
 @dataclass
-class Placed(Method):
+class PartAtSite(Method):
     kind: str = "Bend"
 
     def part(self, site: Site):
@@ -66,7 +66,7 @@ def bend(host: Host) -> None:
 
 def block_of(family: str, index: int):
     backbone = zoo()[family]()
-    host = Host(backbone, [("m", Placed(at=f"blocks.{index}.middle"))])
+    host = Host(backbone, [("m", PartAtSite(at=f"blocks.{index}.middle"))])
     bend(host)
     path = host.sites[-1].model.blocks[index]
     return host, backbone.get_submodule(path), zoo()[family]().get_submodule(path)
@@ -117,7 +117,7 @@ def checkpointed(host: Host) -> None:
 
 @pytest.mark.parametrize("interrupt", [broken, checkpointed])
 def test_what_an_interrupted_pass_left_in_the_middle_reaches_no_other(interrupt):
-    host = Host(zoo()["vit"](), [("m", Placed(at="middle", scope="task"))], ["a"]).eval()
+    host = Host(zoo()["vit"](), [("m", PartAtSite(at="middle", scope="task"))], ["a"]).eval()
     bend(host)
     images = torch.randn(2, 3, *host.image_size)
     expected = host(images).pooled
@@ -127,20 +127,20 @@ def test_what_an_interrupted_pass_left_in_the_middle_reaches_no_other(interrupt)
 
 def test_middle_takes_input_parts_only():
     with pytest.raises(NotApplicable, match="place in the stream"):
-        Host(zoo()["vit"](), [("m", Placed(at="middle", kind="Seen"))])
+        Host(zoo()["vit"](), [("m", PartAtSite(at="middle", kind="Seen"))])
 
 
 @pytest.mark.parametrize(("where", "kind"), [("tokens", "Extra"), ("attn", "ExtraKeys")])
 def test_output_parts_see_no_extra_tokens_of_others(where, kind):
     at = "blocks.0.attn" if where == "attn" else "blocks.0"
-    host = Host(zoo()["vit"](), [("extra", Placed(at=where, kind=kind)), ("seen", Placed(at=at, kind="Seen"))])
+    host = Host(zoo()["vit"](), [("extra", PartAtSite(at=where, kind=kind)), ("seen", PartAtSite(at=at, kind="Seen"))])
     host(torch.zeros(3, 3, 32, 32))
     (seen,) = [part for part in host.parts.modules() if isinstance(part, Seen)]
     assert seen.shapes == ((3, 17, 32), (3, 17, 32))
 
 
 def test_middle_and_extra_tokens_compose():
-    host = Host(zoo()["vit"](), [("extra", Placed(at="tokens", kind="Extra")), ("bend", Placed(at="middle"))])
+    host = Host(zoo()["vit"](), [("extra", PartAtSite(at="tokens", kind="Extra")), ("bend", PartAtSite(at="middle"))])
     images = torch.randn(2, 3, 32, 32)
     before = host(images).pooled
     bend(host)
@@ -161,7 +161,7 @@ def test_layout_without_a_grid_takes_the_proportions_of_the_images():
 
 @pytest.mark.parametrize("mode", [True, False])
 def test_attaching_keeps_the_backbones_mode(mode):
-    host = Host(zoo()["vit"]().train(mode), [("m", Placed(at="middle"))], ["a"])
+    host = Host(zoo()["vit"]().train(mode), [("m", PartAtSite(at="middle"))], ["a"])
     assert host.training is host.backbone.training is mode
 
 

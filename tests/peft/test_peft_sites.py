@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtpeft.errors import UsageError
-from mtpeft.peft.anatomy import find_sites
+from mtpeft.peft.find_sites import find_sites
 from mtpeft.peft.pattern import select
 from mtpeft.testing.zoo import zoo
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Context
-from mtpeft.peft.route import Cell, Pass, Route, TokenLayout
+from mtpeft.peft.route import Pass, PassState, Route, TokenLayout
 from mtpeft.plugins import resolve
 from mtpeft.settings import build
 from mtpeft.testing import zoo
@@ -18,7 +18,7 @@ from mtpeft.testing import zoo
 
 def bare(part: nn.Module, *, prefix: int = 1, height: int = 3, width: int = 4, common: nn.Module | None = None):
     """A part alone, with random parameters, in a pass of two samples."""
-    cell = Cell()
+    cell = PassState()
     cell.enter(Pass(Route.single(None, 2), TokenLayout(prefix, height, width, (height, width))))
     part.bind(cell, common)
     return scatter(part).eval()
@@ -42,7 +42,7 @@ def method_host(name: str, family: str = "vit", random: bool = True, **settings)
 
 def parts_at(host: Host) -> dict[str, nn.Module]:
     (name,) = host.methods
-    return dict(host.parts.built[name]["shared"].items())
+    return dict(host.parts.by_owner[name]["shared"].items())
 
 
 def expect_close(mine: Tensor, other: Tensor) -> None:
@@ -263,7 +263,7 @@ def test_sct_keeps_classes_of_different_tasks_apart():
 
 def test_compacter_is_a_sum_of_kronecker_products_with_shared_factors():
     host = method_host("compacter", hidden=8, terms=4, rank=2)
-    part, rule = parts_at(host)["blocks.1.attn"], host.parts.commons["compacter"]["shared"].A
+    part, rule = parts_at(host)["blocks.1.attn"], host.parts.shared_modules["compacter"]["shared"].A
     assert rule.shape == (4, 4, 4)
 
     def weight(linear: nn.Module) -> Tensor:

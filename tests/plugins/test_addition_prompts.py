@@ -28,7 +28,7 @@ def method_host(name: str, family: str = "vit", random: bool = True, **settings)
 
 def parts_at(host: Host) -> dict[str, nn.Module]:
     (name,) = host.methods
-    return dict(host.parts.built[name]["shared"].items())
+    return dict(host.parts.by_owner[name]["shared"].items())
 
 
 def expect_close(mine: Tensor, other: Tensor) -> None:
@@ -140,7 +140,7 @@ def test_dtl_feeds_its_stream_back_in_late_blocks(start):
 @pytest.mark.parametrize("kernel", [3, 4])
 def test_dtl_plus_convolves_the_grid_of_the_stream(kernel):
     host, seen = method_host("dtl-plus", kernel=kernel), []
-    weight = host.parts.commons["dtl-plus"]["shared"].weight
+    weight = host.parts.shared_modules["dtl-plus"]["shared"].weight
     assert weight.shape == (32, 1, kernel, kernel)
     host.backbone.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     host.backbone.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -315,7 +315,7 @@ def test_e2vpt_prunes_once():
         trained_step(host, step)
     masks = [part.mask.clone() for part in prompts_of(host)]
     trained_step(host, 3)
-    host.methods["e2vpt"].end_task(Context(host, ("a",), ("a",)))
+    host.methods["e2vpt"].end_stage(Context(host, ("a",), ("a",)))
     assert all(torch.equal(mask, part.mask) for mask, part in zip(masks, prompts_of(host), strict=True))
     assert not all(mask.all() for mask in masks)
 
@@ -324,7 +324,7 @@ def test_e2vpt_prunes_at_the_end_of_a_stage_too_short_for_it():
     host = method_host("e2vpt", random=False, prune=0.5)
     assert trained_step(host, 0, steps=1) is False
     assert not any(part.cut for part in prompts_of(host))
-    host.methods["e2vpt"].end_task(Context(host, ("a",), ("a",)))
+    host.methods["e2vpt"].end_stage(Context(host, ("a",), ("a",)))
     assert all(part.cut for part in prompts_of(host))
 
 
@@ -333,7 +333,7 @@ def test_e2vpt_leaves_prompts_that_were_not_trained(frozen):
     host = method_host("e2vpt", random=False, prune=0.5)
     if frozen:
         host.freeze("shared")
-    host.methods["e2vpt"].end_task(Context(host, ("a",), ("a",)))
+    host.methods["e2vpt"].end_stage(Context(host, ("a",), ("a",)))
     assert not any(part.cut for part in prompts_of(host))
 
 

@@ -93,7 +93,7 @@ def test_frozen_bases_take_no_room_on_disk(backbone, method):
 def test_shapes(backbone, method, settings, shapes):
     with torch.device("meta"):
         host = Host(backbone, [(method, resolve("methods", method)(**settings))])
-    ((_, part),) = host.parts.built[method]["shared"].items()
+    ((_, part),) = host.parts.by_owner[method]["shared"].items()
     host.detach()
     assert {name: tuple(p.shape) for name, p in part.named_parameters()} == shapes
 

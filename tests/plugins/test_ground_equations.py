@@ -34,7 +34,7 @@ def seen(module, host, task="a"):
 
 def part(host, site, owner="shared"):
     (name,) = host.methods
-    return host.parts.built[name][owner][site]
+    return host.parts.by_owner[name][owner][site]
 
 
 def test_lora_adds_to_its_rows_alone():

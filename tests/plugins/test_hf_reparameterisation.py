@@ -129,14 +129,14 @@ def compare(pair: Pair) -> tuple[float, float]:
     host = Host(tiny(), [("ours", resolve("methods", pair.method)(at=LINEARS, **pair.settings))], ["task"]).eval()
     names = [
         (part.get_parameter(mine), theirs.get_parameter(f"base_model.model.{site}.{name}"), lay)
-        for site, part in host.parts.built["ours"]["shared"].items()
+        for site, part in host.parts.by_owner["ours"]["shared"].items()
         for mine, (name, lay) in pair.tensors.items()
     ]
     assert len(names) == len(host.shared_parameters())
     with torch.no_grad():
         for mine, other, lay in names:
             mine.copy_(lay(other))
-        for site, part in host.parts.built["ours"]["shared"].items():
+        for site, part in host.parts.by_owner["ours"]["shared"].items():
             pair.fixed(part.common, theirs.get_submodule(f"base_model.model.{site}"))
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     outputs = host(images, "task").pooled, theirs(images)

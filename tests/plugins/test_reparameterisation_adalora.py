@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from reparameterised import Reparameterised, close, detached
+from support.reparameterised import Reparameterised, close, detached
 
 from mtpeft.api import Context
 from mtpeft.peft.host import Host
@@ -139,7 +139,7 @@ def test_a_stage_begins_and_ends_without_importance():
     model, method = small()
     train(model, method, 0, 2)
     assert method.state()
-    method.end_task(Context(model.host, ("task",), ("task",)))
+    method.end_stage(Context(model.host, ("task",), ("task",)))
     assert not method.state()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reparameterised import Reparameterised, close, detached
+from support.reparameterised import Reparameterised, close, detached
 
 from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.plugins import resolve

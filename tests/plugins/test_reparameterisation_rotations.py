@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reparameterised import Reparameterised, close, detached
+from support.reparameterised import Reparameterised, close, detached
 
 from mtpeft.api import Context
 from mtpeft_plugins.partial.boft import possible_factors

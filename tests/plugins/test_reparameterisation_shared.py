@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from reparameterised import Reparameterised, close, detached
+from support.reparameterised import Reparameterised, close, detached
 
 from mtpeft.errors import NotApplicable
 from mtpeft_plugins.partial._fixed import fixed_uniform

@@ -136,7 +136,7 @@ def test_gps_trains_the_entries_with_the_largest_gradient_of_each_row():
             host(images, task).pooled, torch.stack([t["label"] for t in targets])
         ),
     )
-    module = host.wiring.model.modules["blocks.0.mlp.fc2"]
+    module = host.attachments.model.modules["blocks.0.mlp.fc2"]
     original = module.parametrizations.weight.original
     original.requires_grad_()
     total = sum(torch.autograd.grad(loss(*batch), original)[0] for batch in here.batches())

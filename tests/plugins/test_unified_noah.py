@@ -156,7 +156,7 @@ def test_released_subnets_count_their_closed_form(prompts, ranks, widths, expect
     with torch.device("meta"):
         vit = timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0)
         host = Host(vit, [("noah", resolve("methods", "noah")())])
-        parts, common = (keyed["noah"]["shared"] for keyed in (host.parts.built, host.parts.commons))
+        parts, common = (keyed["noah"]["shared"] for keyed in (host.parts.by_owner, host.parts.shared_modules))
         for site, size in common.space.named(subnet).items():
             parts[site].cut(size)
     assert host.count().parts == common.space.cost(subnet) == expected
@@ -268,13 +268,13 @@ def test_each_owner_is_searched_once_by_its_own_tasks():
     assert {(task, samples) for task, samples, _ in asked} == {("a", 7), ("b", 7)}
     number, kept = len(asked), sizes(host, "b")
     assert noah.begin_update(context(host, score, step=6)) is False
-    noah.end_task(context(host, score, stage=1))
+    noah.end_stage(context(host, score, stage=1))
     assert len(asked) == number and sizes(host, "b") == kept
 
 
 def test_owners_with_different_subnets_share_a_batch():
     host = attached(tasks=("a", "b"), scope="task", generations=4, population=20)
-    host.methods["noah"].end_task(context(host, narrow(host)[0]))
+    host.methods["noah"].end_stage(context(host, narrow(host)[0]))
     assert sizes(host, "a") != sizes(host, "b")
     host, names, found = host.double(), ["b", "a", "b"], []
     batch = images(host).double()
@@ -301,7 +301,7 @@ def test_several_tasks_count_by_their_change_relative_to_the_supernet():
 def test_a_frozen_owner_is_left_as_it_is():
     host = attached()
     host.freeze("shared")
-    host.methods["noah"].end_task(context(host, step=9))
+    host.methods["noah"].end_stage(context(host, step=9))
     assert host.methods["noah"].begin_update(context(host, step=9)) is False
     assert set(sizes(host).values()) == {3}
 
@@ -309,7 +309,7 @@ def test_a_frozen_owner_is_left_as_it_is():
 def test_without_a_score_it_says_so():
     host = attached()
     with pytest.raises(MtpeftError, match="its context has none") as error:
-        host.methods["noah"].end_task(Context(host, ("a",), ("a",)))
+        host.methods["noah"].end_stage(Context(host, ("a",), ("a",)))
     assert "give Context a score" in error.value.hint
 
 

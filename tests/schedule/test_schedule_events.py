@@ -77,9 +77,9 @@ def test_stages_can_be_spelt_out_and_order_chosen() -> None:
     for kind in (Joint, Sequential, Interleaved):
         begins = [e.tasks for e in kind(stages=stages, steps=1).events(TASKS, 0) if isinstance(e, Begin)]
         assert begins == [("cls", "det"), ("seg",)]
-    assert Sequential(order=["seg", "cls", "det"]).plan(list(TASKS)) == [("seg",), ("cls",), ("det",)]
-    assert Joint(order=["seg", "cls", "det"]).plan(list(TASKS)) == [("seg", "cls", "det")]
-    assert Sequential().plan(list(TASKS)) == [("cls",), ("det",), ("seg",)]
+    assert Sequential(order=["seg", "cls", "det"]).stage_tasks(list(TASKS)) == [("seg",), ("cls",), ("det",)]
+    assert Joint(order=["seg", "cls", "det"]).stage_tasks(list(TASKS)) == [("seg", "cls", "det")]
+    assert Sequential().stage_tasks(list(TASKS)) == [("cls",), ("det",), ("seg",)]
 
 
 def test_after_a_stage_every_task_seen_is_evaluated() -> None:
@@ -114,7 +114,7 @@ def test_accumulated_batches_weigh_as_one() -> None:
 def test_every_stream_follows_the_grammar(schedule: Schedule, tasks: dict, seed: int) -> None:
     stages = grammar(list(schedule.events(tasks, seed))).split("F")
     assert stages.pop() == ""
-    assert len(stages) == len(schedule.plan(list(tasks)))
+    assert len(stages) == len(schedule.stage_tasks(list(tasks)))
     for stage in stages:
         assert stage[0] == "<" and stage[-2:] == "v>"
         updates = stage[1:-1].replace("v", "").split("u")

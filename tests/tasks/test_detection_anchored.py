@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from detection_toys import CLASSES, HIERARCHICAL, PLAIN, TARGETS, WIDE, Prepared, as_it_is, features, images
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.detection_toys import CLASSES, HIERARCHICAL, PLAIN, TARGETS, WIDE, Prepared, as_it_is, features, images
 from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler

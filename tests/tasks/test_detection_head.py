@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detection_toys import CLASSES, HIERARCHICAL, PLAIN, Prepared, features, target
+from support.detection_toys import CLASSES, HIERARCHICAL, PLAIN, Prepared, features, target
 from torch import nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator

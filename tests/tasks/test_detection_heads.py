@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detection_toys import CLASSES, HIERARCHICAL, PLAIN, TARGETS, WIDE, features, target
+from support.detection_toys import CLASSES, HIERARCHICAL, PLAIN, TARGETS, WIDE, features, target
 
 import mtpeft
 from mtpeft.api import DataError, UsageError

@@ -16,13 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from samples import GENERATORS
-from samples_made import COUNT, HEIGHT, OUTSIDE, WIDTH, Made, picture
-from spoiling import SPOILED, missing
+from support.samples import GENERATORS
+from support.samples_made import COUNT, HEIGHT, OUTSIDE, WIDTH, Made, picture
+from support.spoiling import SPOILED, missing
 
+from mtpeft.data.reader import open_data, open_reader
 from mtpeft.errors import MtpeftError
 from mtpeft.plugins import registry, resolve
-from mtpeft.reader import open_data, open_reader
 from mtpeft.task import Sample, Task
 
 READERS = [name for name in registry("readers") if name in GENERATORS]

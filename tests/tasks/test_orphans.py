@@ -6,11 +6,11 @@ import os.path
 from pathlib import Path
 
 import pytest
-from samples import GENERATORS
-from samples_made import COUNT, Made, picture
+from support.samples import GENERATORS
+from support.samples_made import COUNT, Made, picture
 
+from mtpeft.data.reader import Reader, open_reader
 from mtpeft.inspection import choose, survey
-from mtpeft.reader import Reader, open_reader
 
 
 @pytest.fixture

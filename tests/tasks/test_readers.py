@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mtpeft.api import DataError, UsageError, open_data
+from mtpeft.data.reader import open_reader
 from mtpeft.plugins import registry
-from mtpeft.reader import open_reader
 from mtpeft_tasks.readers import files
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from segmentation_toys import NAMES, VIT, features, target
+from support.segmentation_toys import NAMES, VIT, features, target
 
 from mtpeft.api import DataError, Features, FeaturesInfo, ImageConfig, UsageError
 from mtpeft_tasks.segmentation.heads import Linear

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from segmentation_toys import COARSE, NAMES, PYRAMID, VIT, every_info, features, target
+from support.segmentation_toys import COARSE, NAMES, PYRAMID, VIT, every_info, features, target
 from torch.nn import functional as F
 
 import mtpeft

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from segmentation_toys import COARSE, NAMES, VIT, every_info, features, target
+from support.segmentation_toys import COARSE, NAMES, VIT, every_info, features, target
 from torch.nn import functional as F
 
 import mtpeft

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-import training_toy
+from support import training_toy
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtpeft.training.disk.sync", lambda path: None)
+    monkeypatch.setattr("mtpeft.files.sync", lambda path: None)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training_toy import config
+from support.training_toy import config
 
 from mtpeft.training.evaluate import evaluate, predict
 from mtpeft.training.run import open_run

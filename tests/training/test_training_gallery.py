@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import training_toy
 from PIL import Image
+from support import training_toy
 
 from mtpeft.training.evaluate import predict
 from mtpeft.training.gallery import gallery, mosaic

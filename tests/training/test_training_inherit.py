@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from training_toy import config
+from support.training_toy import config
 
 from mtpeft.errors import MtpeftError, UsageError
 from mtpeft.training.run import open_run

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-import training_toy
-from training_toy import config
+from support import training_toy
+from support.training_toy import config
 
 from mtpeft.backbone import state_sha256
 from mtpeft.errors import DataError, MtpeftError, UsageError
@@ -229,7 +229,7 @@ class Recorder(training_toy.Toy):
         name, images, targets = next(iter(context.batches()))
         self.moments.append(f"batch {name} {len(images)} loss {context.loss(name, images, targets) > 0}")
 
-    def begin_task(self, context):
+    def begin_stage(self, context):
         self.moments.append(f"begin {context.step}/{context.steps}")
 
     def begin_update(self, context):
@@ -247,7 +247,7 @@ class Recorder(training_toy.Toy):
         graded = next(iter(context.host.trainable(context.tasks).values())).grad is not None
         self.moments.append(f"stepped {context.step} with gradients {graded}")
 
-    def end_task(self, context):
+    def end_stage(self, context):
         self.moments.append("end")
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from support.training_toy import config
 from torch import nn
-from training_toy import config
 
 from mtpeft.training.optimizer import build_optimizer, clip, rate, set_rate
 from mtpeft.training.run import setup

@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import killed
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_toy import config
+from support import killed
+from support.training_toy import config
 
+from mtpeft import files
 from mtpeft.errors import MtpeftError, UsageError
 from mtpeft.schedule import Evaluate
-from mtpeft.training import checkpoint, disk
+from mtpeft.training import checkpoint
 from mtpeft.training.session import Session
 
-FOLDER = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:
@@ -41,7 +42,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Path:
-    from training_toy import register
+    from support.training_toy import register
 
     from mtpeft import plugins
 
@@ -53,8 +54,8 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 
 def test_killed_again_and_again_gives_the_same_bits(tmp_path, uninterrupted):
-    command = [sys.executable, str(FOLDER / "killed.py"), str(tmp_path / "run"), "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "support.killed", str(tmp_path / "run"), "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == 8
@@ -212,18 +213,18 @@ def test_resuming_may_change_the_optimizer(tmp_path):
 @pytest.mark.parametrize("at", ["write_state", "write_json"])
 def test_a_full_disk_is_one_sentence_and_the_state_before_stays(tmp_path, monkeypatch, at):
     session = interrupted(tmp_path / "run", 2)
-    before = disk.inventory(tmp_path / "run" / "state")
+    before = files.inventory(tmp_path / "run" / "state")
 
     def full(*given):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     again = Session.resume(config(tmp_path / "run", "output.save_every=1"))
-    target = "mtpeft.training.disk.sync" if at == "write_json" else "mtpeft.peft.store._write"
+    target = "mtpeft.files.sync" if at == "write_json" else "mtpeft.peft.store._write"
     monkeypatch.setattr(target, full)
     with pytest.raises(MtpeftError, match="no space left on the disk to write") as caught:
         again.train()
     assert "--resume" in caught.value.hint
-    assert disk.inventory(tmp_path / "run" / "state") == before
+    assert files.inventory(tmp_path / "run" / "state") == before
     monkeypatch.undo()
     assert Session.resume(config(tmp_path / "run")).loop.at.updates == session.loop.at.updates
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import training_toy
+from support import training_toy
 from test_training_resume import assert_same_run, interrupted, interruptible, saved
 
 from mtpeft.schedule import Update

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
-import training_toy
 from hypothesis import given
 from hypothesis import strategies as st
-from training_toy import config
+from support import training_toy
+from support.training_toy import config
 
 from mtpeft.task import Score
 from mtpeft.training.run import setup

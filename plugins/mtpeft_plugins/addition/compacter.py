@@ -71,7 +71,7 @@ class Compacter(Method):
 
     def __post_init__(self) -> None:
         fits = self.hidden % max(self.terms, 1) == 0
-        self.check(fits, f"hidden is {self.hidden}", f"the bottleneck is a multiple of the {self.terms} terms")
+        self.require(fits, f"hidden is {self.hidden}", f"the bottleneck is a multiple of the {self.terms} terms")
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         return Rule(self.terms)

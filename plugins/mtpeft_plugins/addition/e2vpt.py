@@ -121,7 +121,7 @@ class E2vpt(Method):
     def begin_update(self, context: Context) -> bool:
         return context.step >= self.prune_at * context.steps and self.cut(context)
 
-    def end_task(self, context: Context) -> None:
+    def end_stage(self, context: Context) -> None:
         self.cut(context)
 
     def uncut(self, context: Context) -> Iterator[list[PrunedPrompt]]:

@@ -82,7 +82,7 @@ class Repadapter(Method):
 
     def __post_init__(self) -> None:
         fits = self.hidden % max(self.groups, 1) == 0
-        self.check(fits, f"hidden is {self.hidden}", f"the bottleneck is a multiple of the {self.groups} groups")
+        self.require(fits, f"hidden is {self.hidden}", f"the bottleneck is a multiple of the {self.groups} groups")
 
     def part(self, site: Site) -> Part | None:
         if "slice" in site.tags or site.block is None:

@@ -67,7 +67,7 @@ class ResTuning(Method):
 
     def __post_init__(self) -> None:
         fits = self.tuner != "prefix" or self.tokens > 1
-        self.check(fits, f"tokens is {self.tokens}", "a prefix tuner chooses among at least 2 keys")
+        self.require(fits, f"tokens is {self.tokens}", "a prefix tuner chooses among at least 2 keys")
 
     def part(self, site: Site) -> OutputPart:
         refuse_reshaped(site)

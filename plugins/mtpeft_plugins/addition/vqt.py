@@ -92,7 +92,7 @@ class Vqt(Method):
         if all("features" in site.tags for site in sites):
             raise NotApplicable("vqt asks the attention of plain ViT blocks, and this backbone has none")
         read = any("features" in site.tags for site in sites)
-        self.check(read, "vqt's queries are read at the features, which at leaves out", "keep features in at")
+        self.require(read, "vqt's queries are read at the features, which at leaves out", "keep features in at")
         self.added = sum(self.tokens * site.in_features for site in sites if site.block is not None)
 
     def owners(self, task: str | None, seen: Sequence[str]) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class Vqt(Method):
         if "features" in site.tags:
             return Joined()
         fused = "slice" not in site.tags and site.path.endswith(".attn.qkv")
-        self.check(fused, f"vqt's queries ask at attn.qkv, not at {site.name}", 'use at = "attn.qkv features"')
+        self.require(fused, f"vqt's queries ask at attn.qkv, not at {site.name}", 'use at = "attn.qkv features"')
         block = site.model.modules[site.block_path]
         if type(block) is not Block or type(block.attn) is not Attention or block.attn.gate is not None:
             raise NotApplicable(f"vqt asks the attention of a plain ViT block, and {site.model.family} has another")

@@ -44,7 +44,7 @@ class TaskHydra(Hydra):
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         heads = self.B.unflatten(1, (self.heads, -1))  # (out, N, r)
-        return self.A, torch.einsum("n,onr->or", self.logits.now.softmax(0), heads), self.scale
+        return self.A, torch.einsum("n,onr->or", self.logits.current.softmax(0), heads), self.scale
 
 
 class TokenHydra(Hydra):
@@ -59,7 +59,7 @@ class TokenHydra(Hydra):
         self.logits = PerTask(lambda: zeros(heads)) if task else None
 
     def project(self, x: Tensor, a: Tensor) -> Tensor:
-        bias = self.logits.now if self.logits is not None else None
+        bias = self.logits.current if self.logits is not None else None
         gates = F.linear(x, self.router, bias).softmax(-1)  # (..., N)
         down = super().project(x, a)  # (..., r)
         return (gates.unsqueeze(-1) * down.unsqueeze(-2)).flatten(-2)
@@ -81,7 +81,7 @@ class HydraLora(Method):
     dropout: Fraction = 0.0
 
     def __post_init__(self) -> None:
-        self.check(self.heads > 1, f"heads is {self.heads}", "a router chooses among at least 2; one head is lora")
+        self.require(self.heads > 1, f"heads is {self.heads}", "a router chooses among at least 2; one head is lora")
 
     @property
     def mergeable(self) -> bool:

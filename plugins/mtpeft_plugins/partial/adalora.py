@@ -59,15 +59,15 @@ class Adalora(Method):
     orthogonality: NonNegative = 0.5
 
     def __post_init__(self) -> None:
-        self.check(self.target <= self.rank, f"target is {self.target}", "a target is at most the rank")
+        self.require(self.target <= self.rank, f"target is {self.target}", "a target is at most the rank")
         shares = self.warmup + self.settle < 1
-        self.check(shares, f"warmup is {self.warmup} and settle {self.settle}", "together these shares are below 1")
+        self.require(shares, f"warmup is {self.warmup} and settle {self.settle}", "together these shares are below 1")
         self.importance: dict[str, Tensor] = {}
 
     def part(self, site: Site) -> LowRankPart:
         return Triplets(site, self.rank, (self.rank if self.alpha is None else self.alpha) / self.rank)
 
-    def begin_task(self, context: Context) -> None:
+    def begin_stage(self, context: Context) -> None:
         self.importance = {}
 
     def penalty(self, context: Context) -> Tensor | None:
@@ -93,7 +93,7 @@ class Adalora(Method):
         for _, owned in groupby(self.trained(context), key=lambda pair: pair[0].partition("/")[0]):
             self.prune(dict(owned), self.budget(done, steps))
 
-    def end_task(self, context: Context) -> None:
+    def end_stage(self, context: Context) -> None:
         self.importance = {}
 
     def state(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Keyed, Method, NotApplicable, Site, WeightPart, zeros
+from mtpeft.api import Count, Method, ModuleMap, NotApplicable, Site, WeightPart, zeros
 from mtpeft_plugins.partial.fact_tt import NO_MATRIX
 
 
@@ -69,7 +69,7 @@ class Arc(Method):
     rank: Count = 50
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
-        found = Keyed()
+        found = ModuleMap()
         for site in sites:
             reader, basis = place(site)
             if basis not in found:

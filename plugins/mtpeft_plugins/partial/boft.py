@@ -64,7 +64,7 @@ class Boft(Method):
     factors: Count = 2
 
     def __post_init__(self) -> None:
-        self.check(self.block >= 2, f"block is {self.block}", "a rotation needs at least 2 inputs")
+        self.require(self.block >= 2, f"block is {self.block}", "a rotation needs at least 2 inputs")
 
     def part(self, site: Site) -> WeightPart | None:
         part = Butterfly(site, self.block, self.factors)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Keyed, LowRankPart, Method, NotApplicable, Positive, Site, zeros
+from mtpeft.api import Count, LowRankPart, Method, ModuleMap, NotApplicable, Positive, Site, zeros
 from mtpeft_plugins.partial.fact_tt import NO_MATRIX, SLICES
 
 
@@ -40,7 +40,7 @@ class Frame(nn.Module):
         super().__init__()
         self.U = nn.Parameter(torch.empty(narrow, rank))
         self.V = zeros(wide, rank)
-        self.cores = Keyed()
+        self.cores = ModuleMap()
         nn.init.xavier_uniform_(self.U)
 
 
@@ -73,7 +73,7 @@ class Efft(Method):
     scale: Positive = 1.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
-        frames = Keyed()
+        frames = ModuleMap()
         for site in sites:
             group = group_of(site)
             if group not in frames:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Keyed, LowRankPart, Method, NotApplicable, Positive, Site, zeros
+from mtpeft.api import Count, LowRankPart, Method, ModuleMap, NotApplicable, Positive, Site, zeros
 
 SLICES = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
 """Every matrix of the blocks; where there is none, the convolutions, whose refusal says why."""
@@ -49,8 +49,8 @@ class Ends(nn.Module):
         nn.init.xavier_uniform_(self.U)
 
 
-def ends_by_width(sites: Sequence[Site], make: type[Ends], rank: int) -> Keyed:
-    found = Keyed()
+def ends_by_width(sites: Sequence[Site], make: type[Ends], rank: int) -> ModuleMap:
+    found = ModuleMap()
     for width in sorted({slice_width(site) for site in sites}):
         found[str(width)] = make(width, rank)
     return found

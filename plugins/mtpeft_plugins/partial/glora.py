@@ -101,7 +101,7 @@ class Glora(Method):
 
     def __post_init__(self) -> None:
         chosen = (self.weight_scale, self.weight_shift, self.prompt, self.bias_scale, self.bias_shift)
-        self.check(set(chosen) != {"none"}, "all five supports are none", "choose at least one support")
+        self.require(set(chosen) != {"none"}, "all five supports are none", "choose at least one support")
 
     def part(self, site: Site) -> WeightPart:
         return Generalized(site, self)

@@ -63,7 +63,7 @@ class Hra(Method):
 
     def __post_init__(self) -> None:
         even = self.rank >= 2 and self.rank % 2 == 0
-        self.check(even, f"rank is {self.rank}", "reflections cancel in pairs: give an even rank of at least 2")
+        self.require(even, f"rank is {self.rank}", "reflections cancel in pairs: give an even rank of at least 2")
 
     def part(self, site: Site) -> WeightPart:
         return Reflections(site, self.rank)

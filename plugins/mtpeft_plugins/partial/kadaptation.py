@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Keyed, Method, Positive, Site, WeightPart, zeros
+from mtpeft.api import Count, Method, ModuleMap, Positive, Site, WeightPart, zeros
 
 
 def terms(site: Site, most: int) -> int:
@@ -78,7 +78,7 @@ class Kadaptation(Method):
     scale: Positive = 1.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
-        found = Keyed()
+        found = ModuleMap()
         for site in sites:
             count = terms(site, self.terms)
             if rule_name(site, count) not in found:

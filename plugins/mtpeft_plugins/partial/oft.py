@@ -63,7 +63,7 @@ class Oft(Method):
     block: int = 32
 
     def __post_init__(self) -> None:
-        self.check(self.block >= 2, f"block is {self.block}", "a rotation needs at least 2 inputs")
+        self.require(self.block >= 2, f"block is {self.block}", "a rotation needs at least 2 inputs")
 
     def part(self, site: Site) -> WeightPart | None:
         part = Rotation(site, self.block)

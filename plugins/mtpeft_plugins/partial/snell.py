@@ -57,7 +57,7 @@ class Snell(Method):
     scale: Positive = 0.1
 
     def __post_init__(self) -> None:
-        self.check(self.rank >= 2 and self.rank % 2 == 0, f"rank is {self.rank}", "give an even rank of at least 2")
+        self.require(self.rank >= 2 and self.rank % 2 == 0, f"rank is {self.rank}", "give an even rank of at least 2")
 
     def part(self, site: Site) -> WeightPart:
         return SparseKernel(site, self.rank, self.sparsity, self.scale)

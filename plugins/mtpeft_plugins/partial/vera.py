@@ -60,7 +60,7 @@ class Vera(Method):
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        self.check(self.start != 0, "start is 0", "at 0 nothing would ever train")
+        self.require(self.start != 0, "start is 0", "at 0 nothing would ever train")
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         return Projections(sites, self.rank, self.seed)

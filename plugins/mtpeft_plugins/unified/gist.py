@@ -74,9 +74,9 @@ class Reading(SidePart):
         for norm in self.__dict__["norms"]:
             gist = norm.forward(gist)
         if self.training and torch.is_grad_enabled():
-            first, route = self.cell.stretch[0], self.cell.now.route
+            first, route = self.pass_state.stretch[0], self.pass_state.current.route
             whole = len(features) == route.size
-            segments = route.segments if whole else (Segment(self.cell.task, 0, len(features)),)
+            segments = route.segments if whole else (Segment(self.pass_state.task, 0, len(features)),)
             for index, segment in enumerate(segments, first):
                 rows = slice(segment.start, segment.stop)
                 self.common.of[index] = (segment.task, features[rows], gist[rows])
@@ -106,7 +106,9 @@ class Gist(Method):
         if not blocks:
             raise NotApplicable(f"gist adds a token, and the blocks of {model.family} take none")
         whole = len(blocks) == len(model.blocks) and any("features" in site.tags for site in sites)
-        self.check(whole, "gist takes its token through every block to the features", "leave at and blocks as they are")
+        self.require(
+            whole, "gist takes its token through every block to the features", "leave at and blocks as they are"
+        )
         return Readings()
 
     def part(self, site: Site) -> Part:
@@ -116,9 +118,9 @@ class Gist(Method):
 
     def penalty(self, context: Context) -> Tensor | None:
         """The divergence on the last batch, each task's share by its number of samples."""
-        commons = {id(p.part.common): p.part.common for p in context.host.parts_of(self, context.tasks)}
-        kept = [reading for common in commons.values() for reading in common.of.values()]
-        for common in commons.values():
+        shared_modules = {id(p.part.common): p.part.common for p in context.host.parts_of(self, context.tasks)}
+        kept = [reading for common in shared_modules.values() for reading in common.of.values()]
+        for common in shared_modules.values():
             common.of.clear()
         terms, size = [], sum(len(features) for _, features, _ in kept)
         for task, features, gist in kept:

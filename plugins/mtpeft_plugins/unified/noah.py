@@ -177,8 +177,8 @@ class Noah(Method):
     samples: Count = 100
 
     def __post_init__(self) -> None:
-        self.check(bool(self.sizes) and min(self.sizes) >= 1, f"sizes is {self.sizes}", "give sizes of at least 1")
-        self.check(self.population >= 2, f"population is {self.population}", "a generation has at least two subnets")
+        self.require(bool(self.sizes) and min(self.sizes) >= 1, f"sizes is {self.sizes}", "give sizes of at least 1")
+        self.require(self.population >= 2, f"population is {self.population}", "a generation has at least two subnets")
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         space, family = Space(sites, self.sizes), sites[0].model.family
@@ -190,7 +190,7 @@ class Noah(Method):
             )
         least = space.cost(space.smallest)
         message = f"budget is {self.budget}, and the smallest subnet of {family} has {least} parameters"
-        self.check(least <= self.budget, message, "raise the budget, or give smaller sizes")
+        self.require(least <= self.budget, message, "raise the budget, or give smaller sizes")
         return Supernet(space)
 
     def part(self, site: Site) -> Part | None:
@@ -210,7 +210,7 @@ class Noah(Method):
     def after_step(self, context: Context) -> None:
         assign(context.host.parts_of(self, context.tasks), {})
 
-    def end_task(self, context: Context) -> None:
+    def end_stage(self, context: Context) -> None:
         self.choose(context)
 
     def choose(self, context: Context) -> bool:

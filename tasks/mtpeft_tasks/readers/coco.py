@@ -28,7 +28,7 @@ from mtpeft.api import SPLITS, DataError, Dataset, Split
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.boxes import Annotated, Boxed, require_objects
 from mtpeft_tasks.readers.coco_json import Table, load
-from mtpeft_tasks.readers.drawn import Drawn, ShapeReader
+from mtpeft_tasks.readers.painted import Drawn, ShapeReader
 from mtpeft_tasks.readers.splits import FOLDERS
 
 _YEARS = ("2017", "2014", "")

@@ -24,7 +24,7 @@ import numpy as np
 from mtpeft.api import DataError, Dataset, Split
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.boxes import Annotated, Boxed, Object, require_objects
-from mtpeft_tasks.readers.drawn import Drawn, ShapeReader
+from mtpeft_tasks.readers.painted import Drawn, ShapeReader
 from mtpeft_tasks.readers.shapes import Polygons
 from mtpeft_tasks.readers.yolo_yaml import Layout, described, find_yaml, guessed
 

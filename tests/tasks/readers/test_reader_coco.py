@@ -13,7 +13,7 @@ from PIL import Image
 
 from mtpeft.api import DataError, UsageError, open_data
 from mtpeft.config import Overrides, load
-from mtpeft.reader import open_reader
+from mtpeft.data.reader import open_reader
 from mtpeft.training.run import setup
 from mtpeft_tasks.readers import coco_json
 

@@ -6,10 +6,10 @@ import builtins
 from pathlib import Path
 
 import pytest
-from reader_samples import labels, names, pictures, problems, read, rows
+from support.reader_samples import labels, names, pictures, problems, read, rows
 
 from mtpeft.api import DataError, UsageError
-from mtpeft.reader import open_reader
+from mtpeft.data.reader import open_reader
 
 IMAGES = ("a.png", "b.png", "c.png")
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from reader_samples import labels, names, pictures, problems, read, rows
+from support.reader_samples import labels, names, pictures, problems, read, rows
 
 from mtpeft.api import DataError
 from mtpeft.config import Overrides, load
-from mtpeft.reader import open_reader
+from mtpeft.data.reader import open_reader
 from mtpeft_tasks.readers.hf import HuggingFace
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from reader_samples import labels, names, problems
-from spoiling import SPOILED, a_folder, a_loop, missing, restored
+from support.reader_samples import labels, names, problems
+from support.spoiling import SPOILED, a_folder, a_loop, missing, restored
 
 from mtpeft.api import DataError, MtpeftError, open_data
 

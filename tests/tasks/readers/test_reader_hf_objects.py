@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reader_samples import problems, read
+from support.reader_samples import problems, read
 
 from mtpeft.api import DataError
 

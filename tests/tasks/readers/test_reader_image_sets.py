@@ -6,17 +6,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import image_set_samples
 import numpy as np
 import pytest
 import torch
-from image_set_samples import SIZE, annotation, box, save, struct, texts
 from scipy.io import savemat
+from support import image_set_samples
+from support.image_set_samples import SIZE, annotation, box, save, struct, texts
 
 from mtpeft.api import DataError, UsageError, open_data
 from mtpeft.cli import main
+from mtpeft.data.reader import open_reader
 from mtpeft.plugins import create
-from mtpeft.reader import open_reader
 from mtpeft_tasks.readers.nyud import CLASSES as INDOOR
 from mtpeft_tasks.readers.pascal_context import CLASSES, PARTS, borders
 

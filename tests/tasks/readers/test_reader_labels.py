@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from reader_samples import labels, names, picture, pictures, problems, read, rows
+from support.reader_samples import labels, names, picture, pictures, problems, read, rows
 
 from mtpeft.api import DataError, MtpeftError
-from mtpeft.reader import open_reader
+from mtpeft.data.reader import open_reader
 from mtpeft_tasks.readers.labels import SPLITS, in_order, labels_of
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reader_samples import labels, names, pictures, problems, read, rows, vtab
+from support.reader_samples import labels, names, pictures, problems, read, rows, vtab
 
 from mtpeft.api import DataError, UsageError
-from mtpeft.reader import open_reader
+from mtpeft.data.reader import open_reader
 
 
 def test_vtab_protocols(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mtpeft.api import DataError, UsageError, open_data
-from mtpeft.reader import open_reader
+from mtpeft.data.reader import open_reader
 from mtpeft_tasks.readers.cityscapes import EVALUATED
 
 

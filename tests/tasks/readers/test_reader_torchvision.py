@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 
 import pytest
-from reader_samples import labels, names, read
-from torchvision_samples import HASHED, MADE, SPLITS
+from support.reader_samples import labels, names, read
+from support.torchvision_samples import HASHED, MADE, SPLITS
 
 from mtpeft.api import DataError, UsageError
 from mtpeft_tasks.readers.torchvision import KNOWN

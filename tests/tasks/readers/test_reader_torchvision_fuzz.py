@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reader_samples import labels, names, problems
 from scipy.io import savemat
-from spoiling import SPOILED, a_folder, halved, missing, restored, short
+from support.reader_samples import labels, names, problems
+from support.spoiling import SPOILED, a_folder, halved, missing, restored, short
+from support.torchvision_samples import HASHED, MADE, pixels
 from torchvision import datasets
-from torchvision_samples import HASHED, MADE, pixels
 
 from mtpeft.api import DataError, MtpeftError, open_data
 from mtpeft_tasks.readers.files import SUFFIXES

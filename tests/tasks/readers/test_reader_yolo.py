@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mtpeft.api import DataError, open_data
-from mtpeft.reader import open_reader
+from mtpeft.data.reader import open_reader
 
 BOX = "1 0.5 0.5 0.5 0.4"  # of an image of 8 x 10: [2, 3, 6, 7]
 POLYGON = "0 0.25 0.2 0.75 0.2 0.75 0.6 0.25 0.6"  # [2, 2, 6, 6]

@@ -8,14 +8,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from recipe_layouts import LAYOUTS
-from torchvision_samples import HASHED
+from support.recipe_layouts import LAYOUTS
+from support.torchvision_samples import HASHED
 
 from mtpeft.bench.runner import Comparison, manifests
 from mtpeft.config import Config, Overrides, load, load_plan
-from mtpeft.training.disk import read_json
+from mtpeft.data.split_classes import split_classes
+from mtpeft.files import read_json
 from mtpeft.training.dry_run import rehearse
-from mtpeft.training.sequence import split_classes
 from mtpeft.training.session import Session
 
 RECIPES = Path(__file__).parents[3] / "tasks" / "recipes"

@@ -1,0 +1,121 @@
+"""Decoded samples on the disk: what takes long to read is read once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mtpeft.errors import UsageError
+from mtpeft.files import explained
+from mtpeft.task import Dataset, Sample
+
+_IMAGE = "image"
+_TARGET = "target."
+
+
+class Decoded(Dataset):
+    """The samples of another data set, each kept uncompressed when it is first read, and the same from then on.
+
+    A sample is one file, which holds the image at its full size: 3 bytes for each pixel, and its target. Several
+    processes may fill a folder at once, and a file that cannot be read is made anew.
+
+    Args:
+        whole: the data set.
+        folder: where its samples are kept, and nothing else; made with the first of them.
+
+    Raises:
+        UsageError: for a sample that is not the same when it is read again, because its target holds more than tensors
+            and plain values.
+        MtpeftError: where nothing can be written.
+    """
+
+    def __init__(self, whole: Dataset, folder: Path) -> None:
+        self.whole, self.folder, self.classes = whole, folder, whole.classes
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self.folder / f"{index}.safetensors"
+        try:
+            return _read(path)
+        except (OSError, SafetensorError):
+            sample = self.whole[index]
+            _write(path, sample)
+            return sample
+
+    def manifest(self) -> dict[str, Any]:
+        return self.whole.manifest()
+
+
+def place(root: Path, about: Mapping[str, Any], data: Dataset) -> Path:
+    """The folder of a data set's samples below ``root``: another one for other data, or data read in another way.
+
+    Args:
+        about: what else than its files makes the data set: settings of the task, the split, seeds.
+
+    Raises:
+        UsageError: for data whose manifest has no hash, so that nobody would know that it has changed.
+    """
+    manifest = data.manifest()
+    if "sha256" not in manifest:
+        hint = 'leave cache out; the author of the data\'s reader can add a "sha256" to its manifest'
+        raise UsageError("this data cannot be cached: nothing says whether it has changed", hint=hint)
+    text = json.dumps([about, manifest], sort_keys=True, default=str)
+    return root / sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _read(path: Path) -> Sample:
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+        about = json.loads(file.metadata()["about"])
+    image = Image.fromarray(tensors.pop(_IMAGE).numpy())
+    plain = {key: tuple(value) if key in about["tuples"] else value for key, value in about["plain"].items()}
+    found = {key.removeprefix(_TARGET): value for key, value in tensors.items()}
+    return Sample(image, {key: found[key] if key in found else plain[key] for key in about["order"]}, about["name"])
+
+
+def _write(path: Path, sample: Sample) -> None:
+    plain = {key: value for key, value in sample.target.items() if not isinstance(value, Tensor)}
+    tensors = {f"{_TARGET}{key}": _own(sample.target[key]) for key in sample.target if key not in plain}
+    tensors[_IMAGE] = torch.from_numpy(np.array(sample.image))
+    tuples = [key for key, value in plain.items() if isinstance(value, tuple)]
+    about = {"name": sample.name, "order": list(sample.target), "plain": plain, "tuples": tuples}
+    temporary = path.with_name(f"{path.stem}-{os.getpid()}.tmp")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, temporary, {"about": _as_json(about)})
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _own(value: Tensor) -> Tensor:
+    """Contiguous, in memory of its own."""
+    return value.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _as_json(about: dict[str, Any]) -> str:
+    untupled = {key: list(value) if isinstance(value, tuple) else value for key, value in about["plain"].items()}
+    try:
+        text = json.dumps(about)
+        same = json.loads(text)["plain"] == untupled
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        hint = "leave cache out; targets that can be kept hold tensors, numbers, texts, and lists or tuples of them"
+        raise UsageError(f'the target of "{about["name"]}" cannot be cached', hint=hint)
+    return text

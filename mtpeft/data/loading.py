@@ -1,0 +1,97 @@
+"""Keyed loading: a sample's transform depends on (seed, task, sample, visit) alone, so workers cannot matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mtpeft.errors import MtpeftError
+from mtpeft.keyed_random import Cursor, key
+from mtpeft.task import Dataset, ImageConfig, Task
+
+Key = tuple[str, int, int]
+"""Task, index of the sample in its dataset, and how often it was drawn before."""
+Loaded = tuple[Tensor, list[dict[str, Any]]]
+"""Images ``(B, 3, H, W)`` and one target for each."""
+
+
+@dataclass
+class Source:
+    """One split of one task, ready to be drawn from."""
+
+    task: Task
+    dataset: Dataset
+
+
+class Samples(torch.utils.data.Dataset):
+    """Batches of samples by key. Transforms are built where they run, so only tasks and datasets travel to workers."""
+
+    def __init__(self, sources: Mapping[str, Source], image: ImageConfig, seed: int, *, train: bool) -> None:
+        self.sources, self.image, self.seed, self.train = dict(sources), image, seed, train
+        self.transforms: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"transforms": {}}
+
+    def one(self, name: str, index: int, visit: int) -> tuple[Tensor, dict[str, Any]]:
+        """One transformed sample; the global generator is as it was afterwards."""
+        source = self.sources[name]
+        if name not in self.transforms:
+            self.transforms[name] = source.task.transform(self.image, train=self.train)
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(key(self.seed, name, index, visit))
+        try:
+            return self.transforms[name](source.dataset[index])
+        finally:
+            torch.set_rng_state(before)
+
+    def __getitems__(self, keys: Sequence[Key]) -> dict[str, Loaded] | MtpeftError:
+        """The samples of a batch, collated for each task; an error is handed over, for a worker cannot raise it."""
+        try:
+            by_task: dict[str, list[tuple[Tensor, dict[str, Any]]]] = {}
+            for name, index, visit in keys:
+                by_task.setdefault(name, []).append(self.one(name, index, visit))
+            return {name: self.sources[name].task.collate(samples) for name, samples in by_task.items()}
+        except MtpeftError as error:
+            return error
+
+
+def draw(quotas: Iterable[Mapping[str, int]], cursors: Mapping[str, Cursor]) -> Iterator[list[Key]]:
+    """The keys of each batch, from each task's own cursor."""
+    for quota in quotas:
+        yield [(name, *drawn) for name, number in quota.items() for drawn in cursors[name].take(number)]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def batches(samples: Samples, keys: Iterable[list[Key]], *, workers: int = 0) -> Iterator[dict[str, Loaded]]:
+    """One collated batch for each list of keys, in their order; loaded ahead by ``workers`` processes.
+
+    Raises:
+        MtpeftError: what reading or transforming a sample raised.
+    """
+    own = torch.Generator()  # or the loader draws its workers' seed from the global one
+    loader = DataLoader(samples, batch_sampler=keys, collate_fn=_as_it_is, num_workers=workers, generator=own)
+    for batch in loader:
+        if isinstance(batch, MtpeftError):
+            raise batch
+        yield batch
+
+
+def to_device(batch: Loaded, device: torch.device) -> Loaded:
+    """The same batch on ``device``; what is no tensor in a target stays as it is."""
+    images, targets = batch
+    if device.type == "cpu":
+        return batch
+    moved = [
+        {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in t.items()}
+        for t in targets
+    ]
+    return images.to(device, non_blocking=True), moved

@@ -1,0 +1,348 @@
+"""The ground floor of files: atomic and hashed writing, locks, and strict reading. Nothing is written or read past it.
+
+A reader finds all of a file or none of it: what is written gets its name only after ``fsync``. Only regular files are
+opened, since a FIFO would block for ever; nothing that is read is executed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import stat
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from mtpeft.errors import DataError, MtpeftError, UsageError
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict
+    from torch import Tensor
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DEEPEST = 64
+"""Tables within tables, in a file of settings: more is no recipe, and costs the parser minutes."""
+_CHUNK = 2**20
+_PLAIN = {"missing": "is missing", "unexpected_keyword_argument": "is not a field of this file"}
+
+STRICT: ConfigDict = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+"""The ``__pydantic_config__`` of dataclasses that `parse` fills."""
+
+T = TypeVar("T")
+
+
+# --- writing
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the failures of writing ``path`` into sentences.
+
+    Raises:
+        MtpeftError: where there is no space, or no permission, to write.
+    """
+    try:
+        yield
+    except MtpeftError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and not _is_safetensors(error):
+            raise
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _FULL or "No space left" in str(error):
+            hint = "what was saved before is intact; make room and continue with --resume"
+            raise MtpeftError(f'no space left on the disk to write "{path}"', hint=hint) from error
+        raise MtpeftError(
+            f'cannot write "{path}": {error}', hint="is the place there, and may you write to it?"
+        ) from error
+
+
+def _is_safetensors(error: Exception) -> bool:
+    return type(error).__name__ == "SafetensorError"
+
+
+def sync(path: Path) -> None:
+    """fsync a file's bytes, or a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` in one step; after a failure, the old file is there and no other.
+
+    Raises:
+        MtpeftError: where it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with explained(path):
+        try:
+            temporary.write_bytes(data)
+            sync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_file` of JSON."""
+    write_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, for a folder that `write_folder` fills and syncs.
+
+    Raises:
+        MtpeftError: where it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    with explained(path):
+        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, path, metadata)
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Build a folder with ``fill(folder)`` and put it in the place of ``path``; nothing is left of a failure.
+
+    A folder that was there is set aside as ``NAME.old`` until the new one has its name; `recover_folder` puts it back
+    after a death in between.
+
+    Raises:
+        MtpeftError: where it cannot be written.
+    """
+    temporary, old = _beside(path, ".tmp"), _beside(path, ".old")
+    with explained(path):
+        recover_folder(path)
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            fill(temporary)
+            for place in (*sorted(temporary.rglob("*")), temporary):
+                sync(place)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+        except BaseException:
+            recover_folder(path)
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Undo a `write_folder` that died between its two renames: the folder that was there gets its name again."""
+    old = _beside(path, ".old")
+    if old.is_dir():
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(path)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that writes to a folder; the lock lies beside it and is released by death.
+
+    Raises:
+        MtpeftError: naming the host and process that hold it.
+    """
+    place = path.parent / f".{path.name}.lock"
+    with explained(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle = _locked_file(place, path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            place.unlink()
+        os.close(handle)
+
+
+def _locked_file(place: Path, path: Path) -> int:
+    """An open, locked file under its own name: a holder unlinks it when it is done, and others may wait on that."""
+    while True:
+        handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(handle, 200).decode("utf-8", "replace").strip()
+            os.close(handle)
+            raise MtpeftError(
+                f'"{path}" is being written by {holder or "another process"}',
+                hint="wait until it ends, stop it, or give another --out",
+            ) from None
+        with suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == place.stat().st_ino:
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return handle
+        os.close(handle)
+
+
+# --- hashes
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, read in pieces."""
+    digest = sha256()
+    with open_regular(path) as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def inventory(folder: Path) -> dict[str, str]:
+    """The sha256 of every file under ``folder``, by its path in it."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
+
+
+# --- reading
+
+
+def open_regular(path: Path) -> Any:
+    """A file opened to read bytes.
+
+    Raises:
+        OSError: for what is absent, or is no regular file: a FIFO or device would block, or never end.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path, missing: str = "give the folder of a run that mtpeft train wrote") -> bytes:
+    """
+    Args:
+        missing: what to do where there is no such file.
+
+    Raises:
+        MtpeftError: if the file is absent, no regular file, or cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise MtpeftError(f'there is no "{path}"', hint=missing) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        raise _damaged(path, error) from error
+
+
+def read_json(path: Path, missing: str = "give the folder of a run that mtpeft train wrote") -> Any:
+    """
+    Raises:
+        MtpeftError: if the file is absent or is no JSON: NaN and Infinity are none.
+    """
+    data = read_bytes(path, missing)
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def read_record(kind: type[T], path: Path, missing: str = "give the folder of a run that mtpeft train wrote") -> T:
+    """A JSON file as the dataclass ``kind``, strictly.
+
+    Raises:
+        MtpeftError: naming file and field.
+    """
+    return parse(kind, read_json(path, missing), f'"{path}"')
+
+
+def parse(kind: type[T], data: Any, where: str) -> T:
+    """Plain values out of JSON as a dataclass ``kind``, whose ``__pydantic_config__`` is `STRICT`.
+
+    Raises:
+        DataError: naming ``where`` and the first field that is wrong.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(data))
+    except ValidationError as error:
+        problem, more = error.errors()[0], error.error_count() - 1
+        name = ".".join(str(step) for step in problem["loc"]) or "the whole"
+        reason = _PLAIN.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
+        hint = f"{more} more fields are wrong" if more else "compare it with what a training run writes"
+        raise DataError(f"{where}: {name}: {reason}", hint=hint) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UsageError: if the file is absent, or no TOML that could be a recipe.
+    """
+    try:
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8")
+        _refuse_depth(text)
+        return tomllib.loads(text)
+    except FileNotFoundError:
+        raise UsageError(
+            f"the recipe {path} does not exist", hint="give a TOML file, or --tasks and --method"
+        ) from None
+    except IsADirectoryError:
+        raise UsageError(
+            f"the recipe {path} is a folder", hint=f"to resume a run: mtpeft train --resume --out {path}"
+        ) from None
+    except (ValueError, OSError, RecursionError) as error:  # ValueError: TOML, UTF-8, and numbers of 5,000 digits
+        if path.is_dir():
+            raise UsageError(
+                f"the recipe {path} is a folder", hint=f"to resume a run: mtpeft train --resume --out {path}"
+            ) from None
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(
+            f"the recipe {path} cannot be read: {reason}", hint="recipes are TOML: https://toml.io"
+        ) from None
+
+
+def _refuse_depth(text: str) -> None:
+    """Dotted keys of thousands of parts take the parser time that grows with their square."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > _DEEPEST and line.partition("=")[0].count(".") > _DEEPEST and '"' not in line[:1]:
+            raise ValueError(f"line {number} is nested too deeply")
+
+
+def read_tensors(path: Path, missing: str = "the file is damaged; take it from a copy") -> dict[str, Tensor]:
+    """A safetensors file; it holds no code, and its header is checked against its size before anything is allocated.
+
+    Raises:
+        MtpeftError: if the file is absent, truncated or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        open_regular(path).close()
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise MtpeftError(f'"{path}" is missing', hint=missing) from error
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    return DataError(f'"{path}" cannot be read: {reason}', hint="the file is damaged; take it from a copy")

@@ -1,0 +1,78 @@
+"""Starting from another run: its parts, heads, tasks and results are taken over, and its tasks stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mtpeft.config import Config
+from mtpeft.config import load as load_config
+from mtpeft.errors import UsageError
+from mtpeft.evaluation import ResultMatrix
+from mtpeft.training.run import Run, find_adapter
+from mtpeft.training.run_files import read_results
+
+
+@dataclass
+class Inheritance:
+    """What a run takes over from another.
+
+    Attributes:
+        folder: of the other run; empty for a run that starts from nothing.
+        tasks: those of the other run that this one does not train: their parts and heads are frozen.
+        stages: number of stages made before.
+    """
+
+    folder: str = ""
+    tasks: tuple[str, ...] = ()
+    stages: int = 0
+    before: Config | None = field(default=None, repr=False)
+    matrix: ResultMatrix | None = field(default=None, repr=False)
+
+    @staticmethod
+    def of(folder: Path, config: Config) -> Inheritance:
+        """What a run of ``config`` takes over from the run in ``folder``.
+
+        Raises:
+            UsageError: if they have other methods, another backbone, or a task of one name and two types.
+        """
+        find_adapter(folder)
+        before = load_config(folder / "config.toml")
+        for name in ("methods", "backbone", "backbone_options", "weights", "image_size", "normalization"):
+            if getattr(before, name) != getattr(config, name):
+                hint = f"what is trained already needs the same methods and backbone: {folder / 'config.toml'} has them"
+                raise UsageError(f'{name} is not what the run "{folder}" has', hint=hint)
+        for name in config.tasks.keys() & before.tasks.keys():
+            if config.tasks[name].type != before.tasks[name].type:
+                message = f'task "{name}" is of another type in "{folder}"'
+                raise UsageError(message, hint="give the new task another name")
+        matrix = read_results(folder)
+        kept = tuple(name for name in before.tasks if name not in config.tasks)
+        return Inheritance(str(folder), kept, len(matrix.stages), before, matrix)
+
+    def merge(self, config: Config) -> Config:
+        """The configuration with the tasks taken over in front."""
+        if self.before is None:
+            return config
+        return replace(config, tasks={**self.before.tasks, **config.tasks})
+
+    def give(self, run: Run) -> None:
+        """Hand everything over to a run just built."""
+        if self.matrix is not None:
+            run.restore(find_adapter(Path(self.folder)))
+            run.matrix = ResultMatrix(run.matrix.tasks, [*self.matrix.stages, *run.matrix.stages])
+            run.matrix.cells |= self.matrix.cells
+            self.freeze(run)
+
+    def freeze(self, run: Run) -> None:
+        """Let nothing move what the tasks taken over own."""
+        for name in self.tasks:
+            run.host.freeze(name)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"run": self.folder, "tasks": list(self.tasks), "stages": self.stages} if self.folder else {}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Inheritance:
+        return Inheritance(data["run"], tuple(data["tasks"]), data["stages"]) if data else Inheritance()
