@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mtpeft.backbone import create as create_backbone
     from mtpeft.errors import MtpeftError
-    from mtpeft.peft.adapt import adapt, load
-    from mtpeft.peft.heads import head
+    from mtpeft.adapt import adapt, load
+    from mtpeft.adapt import head
 
 __version__ = "0.1.0"
 __all__ = ["MtpeftError", "__version__", "adapt", "create_backbone", "head", "load"]
 
 _WHERE = {
     "MtpeftError": "mtpeft.errors:MtpeftError",
-    "adapt": "mtpeft.peft.adapt:adapt",
+    "adapt": "mtpeft.adapt:adapt",
     "create_backbone": "mtpeft.backbone:create",
-    "head": "mtpeft.peft.heads:head",
-    "load": "mtpeft.peft.adapt:load",
+    "head": "mtpeft.adapt:head",
+    "load": "mtpeft.adapt:load",
 }
 
 

@@ -7,7 +7,7 @@ settings a recipe may give. The core calls only what stands here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -20,7 +20,7 @@ from mtpeft.settings import Count, NonNegative, Whole
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mtpeft.peft.heads import HeadSpec
+    from mtpeft.peft.store import HeadSpec
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -108,8 +108,23 @@ class Head(nn.Module, ABC):
     def forward(self, features: Features) -> Any: ...
 
     @abstractmethod
-    def extend(self, classes: Sequence[str]) -> None:
-        """Add outputs for ``classes`` not yet known; rows of known classes stay bit-identical."""
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
+        """Add outputs for ``classes`` not yet known; rows of known classes stay bit-identical.
+
+        Args:
+            info: the features' widths now, for heads that grow with them; None where they did not change.
+        """
+
+    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for saved tensors of these names and shapes, which are read in next.
+
+        By default buffers do (statistics that grow with classes); override it where parameters may differ too.
+        """
+        for path, module in self.named_modules():
+            for name, buffer in list(module._buffers.items()):
+                shape = shapes.get(f"{path}.{name}" if path else name)
+                if buffer is not None and shape is not None and tuple(buffer.shape) != shape:
+                    module._buffers[name] = buffer.new_zeros(shape)
 
 
 @dataclass

@@ -78,7 +78,7 @@ class Extractor:
     @torch.no_grad()
     def _probe(self, model: nn.Module) -> FeaturesInfo:
         parameter = next(model.parameters())
-        images = torch.zeros(1, 3, *self.image_size, device=parameter.device, dtype=parameter.dtype)
+        images = torch.zeros(1, input_channels(model), *self.image_size, device=parameter.device, dtype=parameter.dtype)
         with evaluating(model):
             features = self(model, images)
         return FeaturesInfo(
@@ -88,6 +88,11 @@ class Extractor:
             prefix=self.prefix,
             image_size=self.image_size,
         )
+
+
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes: those of its first convolution."""
+    return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
 
 
 @contextmanager

@@ -60,9 +60,11 @@ class Features:
 
     def __getitem__(self, rows: slice | Tensor) -> Features:
         """The features of some samples: a slice, or an index tensor ``(B',)``."""
-        return self._each(lambda tensor: tensor[rows])
+        return self.each(lambda tensor: tensor[rows])
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Features:
+    def each(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """The same change made to every tensor."""
+
         def apply(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(change(v) for v in value)

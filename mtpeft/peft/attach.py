@@ -235,7 +235,7 @@ class Attachments:
                 hook.mounts["overwrite"] = KeyValueTarget(self.pass_state, attention=attention, letters=letters)
 
     def _hook(self, path: str) -> ModuleHook:
-        return self.hooks.setdefault(path, ModuleHook(self.pass_state, path not in self.model.channels_first))
+        return self.hooks.setdefault(path, ModuleHook(self.pass_state, path not in self.model.channels_first, path))
 
     def _parametrize(self, path: str, name: str, mount: WeightMount | BiasMount) -> None:
         module = self.model.modules[path]

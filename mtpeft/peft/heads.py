@@ -1,40 +1,72 @@
-"""Heads by description, so that a saved adapter can build them again."""
+"""The heads of a host: by name, bound to tasks, one of them shared by the tasks of a group."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from mtpeft.backbone.features import FeaturesInfo
-from mtpeft.plugins import resolve
+from torch import Tensor, nn
+
+from mtpeft.errors import UsageError, did_you_mean
+from mtpeft.names import check_head_name
+from mtpeft.peft.module_map import ModuleMap
 
 
-@dataclass
-class HeadSpec:
-    """What a head is built from.
+class Heads(ModuleMap):
+    """Name -> head.
 
     Attributes:
-        type: the task type whose head it is (``cls``, ``det``, ``seg``, or a plugin's).
-        classes: names of its classes.
-        settings: fields of the task type, such as ``head_config``.
+        of_task: task -> the head it uses.
+        groups: heads that tasks of a group share: testing does not tell these tasks apart.
+        untrained: head -> its parameters that needed no gradient when it was added; they never train.
     """
 
-    type: str
-    classes: tuple[str, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_task: dict[str, str] = {}
+        self.groups: set[str] = set()
+        self.untrained: dict[str, set[str]] = {}
 
-    def build(self, info: FeaturesInfo) -> Any:
-        task = resolve("tasks", self.type)(**self.settings)
-        head = task.head(info, self.classes)
-        head.spec = self
-        return head
+    def add(self, name: str, head: nn.Module, like: Tensor, *, training: bool, group: bool = False) -> None:
+        """Take a head, moved to the device and dtype of ``like``.
 
-    def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
-        """``classes`` are the head's own, which may have grown."""
-        return {"type": self.type, "classes": list(classes), "settings": self.settings}
+        Raises:
+            UsageError: for a name that no file can have.
+        """
+        check_head_name(name)
+        self.untrained[name] = {n for n, parameter in head.named_parameters() if not parameter.requires_grad}
+        self[name] = head.to(like.device, like.dtype).train(training)
+        self.groups = self.groups | {name} if group else self.groups - {name}
 
+    def bind(self, task: str, name: str) -> None:
+        """The head that ``task`` uses.
 
-def head(type: str, classes: Sequence[str], **settings: Any) -> HeadSpec:
-    """Describe a task's head for `mtpeft.adapt`: ``head("cls", ["cat", "dog"])``."""
-    return HeadSpec(type, tuple(classes), settings)
+        Raises:
+            UsageError: for a head that was not added.
+        """
+        if name not in self:
+            raise UsageError(f'the host has no head "{name}"', hint=did_you_mean(name, self))
+        self.of_task[task] = name
+
+    def of(self, task: str) -> Any:
+        """The head of a task.
+
+        Raises:
+            UsageError: where it has none.
+        """
+        if task not in self.of_task:
+            raise UsageError(
+                f'task "{task}" has no head',
+                hint="add one with host.add_head(name, head) and host.bind_head(task, name)",
+            )
+        return self[self.of_task[task]]
+
+    def drop(self, task: str) -> None:
+        """Remove a task's head, unless another task uses it."""
+        name = self.of_task.pop(task, None)
+        if name is not None and name not in self.of_task.values():
+            del self[name], self.untrained[name]
+            self.groups.discard(name)
+
+    def in_group(self, task: str) -> bool:
+        """Whether testing does not tell the task from others that share its head."""
+        return self.of_task.get(task) in self.groups

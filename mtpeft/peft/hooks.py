@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
+from mtpeft.peft.fork import forked, repeated
 from mtpeft.peft.lowrank import add_low_rank
 from mtpeft.peft.mounts import Mount, PartAtSite
 from mtpeft.peft.parts import Part, TokenPart, WeightPart
@@ -61,6 +62,7 @@ class ModuleHook:
 
     pass_state: PassState
     channels_last: bool = True
+    path: str = ""
     block: bool = False
     mounts: Mounts = field(default_factory=Mounts)
     rotary: dict[Any, int] = field(default_factory=dict)
@@ -81,9 +83,10 @@ class ModuleHook:
     def before(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x = args[0]
         if self.block:
-            self.entry, self.change = x.shape, None  # a pass that broke off, or a checkpoint, may have left a change
             if self.pass_state.tagging:
                 self._restore(x)
+            x = self._fork(x)
+            self.entry, self.change = x.shape, None  # a pass that broke off, or a checkpoint, may have left a change
         if "middle" in self.mounts:
             x = self._between(self.mounts["middle"], x)
         if "input" in self.mounts:
@@ -118,6 +121,14 @@ class ModuleHook:
             self._leave(y)
         return y
 
+    def _fork(self, x: Tensor) -> Tensor:
+        """From here on, a copy of every sample for each task; the pass before stays as it was for its checkpoints."""
+        current = self.pass_state.current
+        if current.fork is None or current.fork.block != self.path:
+            return x
+        self.pass_state.enter(forked(current, current.fork.tasks))
+        return repeated(x, len(current.fork.tasks))
+
     def _run(self, mount: Mount, call: Call, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The output, or without one the input, after ``call`` of each part on its own samples, channels last."""
         value, spans = x if y is None else y, mount.spans()
@@ -131,7 +142,7 @@ class ModuleHook:
             rows = slice(segment.start * times, segment.stop * times) if len(spans) > 1 else slice(None)
             inner, piece = x[rows], value[rows]
             for placed in plan:
-                with mount.using(placed, index, segment.task) as part:
+                with mount.using(placed, index, segment) as part:
                     piece = call(placed, part, inner, piece)
             pieces.append(piece)
         result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -158,7 +169,7 @@ class ModuleHook:
         self.made = []
         for index, segment, plan in mount.spans():
             rows = x[segment.start : segment.stop]
-            made = [(p, mount.run(p, index, segment.task, rows).expand(len(rows), -1, -1)) for p in plan]
+            made = [(p, mount.run(p, index, segment, rows).expand(len(rows), -1, -1)) for p in plan]
             made.sort(key=lambda pair: not pair[0].part.carry)
             kept.append([t for p, t in made if p.part.carry])
             cut.append([t for p, t in made if not p.part.carry])
@@ -182,7 +193,7 @@ class ModuleHook:
             end = tokens.shape[1]
             for placed, count in reversed(made):
                 if wants_return(placed.part):
-                    with self.mounts["token"].using(placed, index, segment.task) as part:
+                    with self.mounts["token"].using(placed, index, segment) as part:
                         part.returned(tokens[segment.start : segment.stop, end - count : end])
                 end -= count
 
@@ -201,7 +212,7 @@ class ModuleHook:
         pieces = []
         for index, segment, plan in mount.spans():
             rows = x[segment.start : segment.stop]
-            own = [mount.run(placed, index, segment.task, rows) for placed in plan]
+            own = [mount.run(placed, index, segment, rows) for placed in plan]
             both = [torch.stack([t.expand(len(rows), -1, -1) for t in pair]) for pair in own]
             if both:
                 pieces.append(torch.cat(both, 2))

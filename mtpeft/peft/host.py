@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import timm.layers
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -18,47 +17,45 @@ from mtpeft.backbone import full_name, state_sha256
 from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import NotApplicable, UsageError, did_you_mean
-from mtpeft.names import SHARED, check_head_name, check_task_name
-from mtpeft.peft import merging, store
+from mtpeft.names import check_task_name
+from mtpeft.peft import merging
 from mtpeft.peft.attach import Attachments, is_attached
+from mtpeft.peft.contents import describe, take
 from mtpeft.peft.find_sites import find_sites
 from mtpeft.peft.gradients import TaskGradients
-from mtpeft.peft.method import Method
-from mtpeft.peft.module_map import ModuleMap
+from mtpeft.peft.heads import Heads
+from mtpeft.peft.method import Method, Stateful
 from mtpeft.peft.mounts import PartAtSite
+from mtpeft.peft.original import OriginalState
 from mtpeft.peft.owned_parts import OwnedParts
+from mtpeft.peft.ownership import Counts, Ownership
 from mtpeft.peft.pattern import select
-from mtpeft.peft.route import Pass, PassState, Route, TokenLayout
+from mtpeft.peft.proving import Proofs
+from mtpeft.peft.route import PassState, Route
+from mtpeft.peft.running import Running
 from mtpeft.peft.sites import Site
+from mtpeft.peft.store import AdapterContents, read_adapter, write_adapter
 from mtpeft.peft.trace import native_size
 from mtpeft.settings import check
 
 
 @dataclass
-class Counts:
-    """Trained parameters, heads apart.
+class Answer:
+    """What a host gives for a task's images.
 
     Attributes:
-        shared: in parts (and `PerTask` copies apart) that every task trains.
-        per_task: task -> parameters it owns.
-        heads: head -> its parameters.
-        buffers: bytes of fixed state (masks, random bases) kept beside the parameters.
+        outputs: of the task's head.
+        features: of the images; None where a method combined several passes.
     """
 
-    shared: int = 0
-    per_task: dict[str, int] = field(default_factory=dict)
-    heads: dict[str, int] = field(default_factory=dict)
-    buffers: int = 0
-
-    @property
-    def parts(self) -> int:
-        return self.shared + sum(self.per_task.values())
+    outputs: Any
+    features: Features | None = None
 
 
 class Host(nn.Module):
-    """A timm model with methods attached.
+    """A timm model with methods attached: the one door to parts, heads, passes and files.
 
-    OwnedParts and heads take the backbone's device and dtype when they are added. What trains in half precision learns
+    Parts and heads take the backbone's device and dtype when they are added. What trains in half precision learns
     badly: for speed, leave the backbone in fp32 and run the host under `torch.autocast`.
 
     Args:
@@ -66,6 +63,9 @@ class Host(nn.Module):
         methods: ``(name, configured method)`` in the order they compose; names must differ.
         tasks: names of the tasks known now; more can be added later.
         image_size: (height, width) in pixels; default: the backbone's own.
+
+    Attributes:
+        routines: method -> what it does during training, where it does something.
 
     Raises:
         NotApplicable: where a method makes no sense on this backbone, or a part of it would never run.
@@ -86,45 +86,39 @@ class Host(nn.Module):
                 "this backbone has a host already",
                 hint="call detach() on that host first, or load another backbone",
             )
+        _check_methods(methods)
         self.backbone, self.methods = backbone, dict(methods)
-        if len(self.methods) != len(methods):
-            raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
-        for name, method in methods:
-            check(method, name)
-        encoders = [name for name, method in methods if type(method).encode is not Method.encode]
-        if len(encoders) > 1:
-            raise NotApplicable(
-                f"{' and '.join(encoders)} each say how images become features, and only one can",
-                hint="compose methods of which at most one overrides encode",
-            )
         self.image_size = image_size or native_size(backbone)
-        self.pass_state = PassState()
-        self.extractor = Extractor(backbone, self.image_size)
         self.sites = find_sites(backbone, self.image_size)
         chosen = {name: self._select(method) for name, method in self.methods.items()}
-        self.parts, self.heads = OwnedParts(self.methods, chosen, self.pass_state), ModuleMap()
-        self.tasks: list[str] = []
-        self.head_names: dict[str, str] = {}
-        self.frozen: set[str] = set()
-        self.fixed: dict[str, set[str]] = {}
+        self.pass_state = PassState()
         self.attachments = Attachments(backbone, self.sites[-1].model, self.pass_state)
-        self.probed_plans: set[tuple[tuple[str, str], ...]] = set()
-        self.gradients: TaskGradients | None = None
-        self.unmerged_copy: dict[tuple[str, str], Tensor] | None = None
-        self.merged_task: str | None = None
-        self._flags = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
-        self._modes = {path: module.training for path, module in backbone.named_modules()}
-        # where timm says whether blocks are recomputed, and what it said before
-        self._recomputes = {m: m.grad_checkpointing for m in backbone.modules() if "grad_checkpointing" in vars(m)}
+        self.parts, self.heads = OwnedParts(self.methods, chosen, self.pass_state), Heads()
+        self.ownership = Ownership(self.parts, self.heads)
+        self.original = OriginalState(backbone)
+        self.running = Running(Extractor(backbone, self.image_size), self.attachments, self.original)
+        self.merged = merging.MergedWeights(self.attachments)
+        self.proofs = Proofs(self.pass_state, self._probe)
+        made = {name: method.routine() for name, method in self.methods.items()}
+        self.routines: dict[str, Stateful] = {name: routine for name, routine in made.items() if routine is not None}
         backbone.requires_grad_(False)
         try:
             self._change(list(tasks))
         except Exception:
             self.detach()
             raise
-        self.train(self._modes[""])
+        self.train(self.original.training)
 
     # --- tasks and their parts
+
+    @property
+    def tasks(self) -> list[str]:
+        return self.ownership.tasks
+
+    @property
+    def frozen(self) -> set[str]:
+        """The owners that train no more."""
+        return self.ownership.frozen
 
     def add_task(self, name: str) -> None:
         """Make room for a task: its own parts, and its copies inside shared ones.
@@ -138,15 +132,13 @@ class Host(nn.Module):
         """Remove a task with everything it owns; what others own is untouched."""
         self._known(name)
         self.parts.remove(name)
-        head = self.head_names.pop(name, None)
-        if head is not None and head not in self.head_names.values():
-            del self.heads[head], self.fixed[head]
+        self.heads.drop(name)
         self.tasks.remove(name)
         self.frozen.discard(name)
-        self._rewire()
+        self._attach()
 
     def freeze(self, owner: str) -> None:
-        """Stop training what ``owner`` (a task, or ``shared``) owns, its head included.
+        """Stop training what ``owner`` (a task, or ``shared``) owns, its head included. It is saved with the adapter.
 
         Raises:
             UsageError: for an owner that the host does not have.
@@ -154,28 +146,29 @@ class Host(nn.Module):
         if owner not in self.owners():
             raise UsageError(f'the host has no owner "{owner}"', hint=did_you_mean(owner, self.owners()))
         self.frozen.add(owner)
-        self._apply_frozen()
+        self.ownership.apply()
 
     def unfreeze(self, owner: str) -> None:
         self.frozen.discard(owner)
-        self._apply_frozen()
+        self.ownership.apply()
 
     def _change(self, tasks: list[str]) -> None:
-        if self.unmerged_copy is not None:
+        if self.merged.active:
             raise UsageError("tasks cannot be added to a merged host", hint="call unmerge() first")
         for index, name in enumerate(tasks):
             check_task_name(name, tasks[:index])
-        before, self.tasks = self.tasks, tasks
+        before, self.ownership.tasks = self.tasks, tasks
         try:
             self.parts.build_missing(tasks, next(self.backbone.parameters()))
-            self._rewire()
-            self._refuse_idle_parts()
+            self._attach()
+            plans = self.attachments.plans
+            self.proofs.prove(plans.items(), type(self.backbone).__name__)
             self.parts.train(self.training)
         except Exception:
-            self.tasks = before
+            self.ownership.tasks = before
             for name in set(tasks) - set(before):
                 self.parts.remove(name)
-            self._rewire()
+            self._attach()
             raise
 
     def _select(self, method: Method) -> list[Site]:
@@ -189,54 +182,32 @@ class Host(nn.Module):
                 raise
             raise NotApplicable(error.message, hint=error.hint) from None
 
-    def _rewire(self) -> None:
+    def _attach(self) -> None:
         self.attachments.detach()
         self.attachments.attach({task: self.parts.active_parts(task, self.tasks) for task in (None, *self.tasks)})
-        self._apply_frozen()
+        self.ownership.apply()
 
     @torch.no_grad()
-    def _refuse_idle_parts(self) -> None:
-        """Run once for every kind of plan, and refuse if a part did not run."""
-        for task in (None, *self.tasks):
-            plan = self.parts.active_parts(task, self.tasks)
-            key = tuple((p.method, p.site.name) for p in plan)
-            if not plan or key in self.probed_plans or (task is None and any(p.per_task for p in plan)):
-                continue
-            ran = self._parts_that_run(task)
-            idle = next((p for p in plan if id(p.part) not in ran), None)
-            if idle is not None:
-                raise NotApplicable(
-                    f"{idle.method} has a part at {idle.site.name} that {type(self.backbone).__name__} never runs"
-                )
-            self.probed_plans.add(key)
-
-    def _parts_that_run(self, task: str | None) -> set[int]:
-        self.pass_state.seen_running = set()
+    def _probe(self, task: str | None) -> None:
+        """One pass over an empty image."""
         parameter = next(self.backbone.parameters())
-        images = torch.zeros(1, 3, *self.image_size, device=parameter.device, dtype=parameter.dtype)
-        try:
-            with evaluating(self):
-                self.run(images, Route.single(task, 1))
-            return self.pass_state.seen_running
-        finally:
-            self.pass_state.seen_running = None
+        channels = self.sites[-1].model.input_channels
+        images = torch.zeros(1, channels, *self.image_size, device=parameter.device, dtype=parameter.dtype)
+        with evaluating(self):
+            self.run(images, Route.single(task, 1))
 
     # --- running
 
     @property
     def info(self) -> FeaturesInfo:
         """The widths that heads are built for."""
-        merged, self.pass_state.merged = self.pass_state.merged, True  # the probe sees the backbone alone
-        try:
-            info = self.extractor.info(self.backbone)
-        finally:
-            self.pass_state.merged = merged
+        info = self.running.info()
         for method in self.methods.values():
-            info = method.features_info(info)
+            info = method.features_info(info, tuple(self.tasks))
         return info
 
     def forward(self, images: Tensor, task: str | Sequence[str | None] | None = None) -> Features:
-        """Features of ``images (B, 3, H, W)``, in their order.
+        """Features of ``images (B, C, H, W)``, in their order.
 
         Args:
             task: one task for all, one for each sample (a mixed batch), or None where it is not known.
@@ -261,59 +232,77 @@ class Host(nn.Module):
         index = torch.tensor(order, device=images.device)
         return self._encode(images[index], route)[index.argsort()]
 
-    def predict(self, images: Tensor, task: str) -> Any:
-        """The task's head on the features of ``images``."""
-        return self.head_of(task)(self(images, task))
-
-    def run(self, images: Tensor, route: Route) -> Features:
-        """One host pass, or one for each task where the active parts do not allow a mixed one."""
-        segments = route.segments
-        if len(segments) == 1 or self.attachments.can_share_pass(
-            route.tasks, per_task_gradients=self.gradients is not None
-        ):
-            return self._pass(images, route, 0)
-        parts = [
-            self._pass(images[s.start : s.stop], Route.single(s.task, s.stop - s.start), index)
-            for index, s in enumerate(segments)
-        ]
-        return Features.cat(parts)
-
     def _encode(self, images: Tensor, route: Route) -> Features:
-        if self.gradients is not None:
-            self.gradients.begin(route)
-        for method in self.methods.values():
-            if type(method).encode is not Method.encode:
-                return method.encode(self, images, route)
-        return self.run(images, route)
+        if self.running.gradients is not None:
+            self.running.gradients.begin(route)
+        method = self._overrides("encode")
+        return self.run(images, route) if method is None else method.encode(self, images, route)
 
-    def _recomputing(self) -> bool:
-        """Whether blocks are recomputed in the backward pass, whoever asked timm for it."""
-        recomputing = any(module.grad_checkpointing for module in self._recomputes)
-        if recomputing and timm.layers.use_reentrant_ckpt():
-            raise NotApplicable(
-                "reentrant checkpoints cannot train a frozen backbone's parts", hint="unset TIMM_REENTRANT_CKPT"
-            )
-        return recomputing
+    def _overrides(self, door: str) -> Method | None:
+        """The one method that overrides ``encode`` or ``answer``."""
+        overriding = (m for m in self.methods.values() if getattr(type(m), door) is not getattr(Method, door))
+        return next(overriding, None)
 
-    def _pass(self, images: Tensor, route: Route, first: int) -> Features:
-        self.pass_state.tagging = self._recomputing()
-        height, width = self.extractor.grid(self.backbone, (images.shape[-2], images.shape[-1]))
-        side = self.attachments.side
-        taps: list[Tensor] | None = [] if any(side.active(task) for task in route.tasks) else None
-        layout = TokenLayout(self.extractor.prefix, height, width, (images.shape[-2], images.shape[-1]))
-        one_plan = self.gradients is None and self.attachments.same_plan(route.tasks)
-        self.pass_state.enter(Pass(route, layout, first, self.gradients, taps=taps, one_plan=one_plan))
-        features = self.extractor(self.backbone, images)
-        if taps is None:
-            return features
-        features = replace(features, taps=tuple(taps))
-        pieces = []
-        for index, segment, plan in side.spans():
-            piece = features[segment.start : segment.stop]
-            for placed in plan:
-                piece = side.run(placed, index, segment.task, piece)
-            pieces.append(piece)
-        return replace(Features.cat(pieces), taps=())
+    def each(self, images: Tensor, tasks: Sequence[str]) -> dict[str, Features]:
+        """Features of the same ``images (B, C, H, W)`` for several tasks.
+
+        What they share runs once: the pass forks where their parts first differ.
+        """
+        for task in tasks:
+            self._known(task)
+        size, names = len(images), list(tasks)
+        if self._overrides("encode") or len(names) == 1 or self.running.gradients is not None:
+            features = self(torch.cat([images] * len(names)), [name for name in names for _ in range(size)])
+        else:
+            features = self.running.each(images, names)
+        return {name: features[index * size : (index + 1) * size] for index, name in enumerate(names)}
+
+    def answers(self, batches: Mapping[str, Tensor]) -> dict[str, Answer]:
+        """The one door from images to outputs: ``{task: images (B_t, C, H, W)}`` in one pass of the backbone.
+
+        In evaluation a method may combine several passes or logits (`Method.answer`), and tasks of a group are told
+        apart by their shared head alone: the host is not told which one it is.
+        """
+        if not self.training:
+            return {task: self._evaluated(task, images) for task, images in batches.items()}
+        names = [task for task, images in batches.items() for _ in range(len(images))]
+        features = self(torch.cat(list(batches.values())), names if len(batches) > 1 else names[0])
+        answers, start = {}, 0
+        for task, images in batches.items():
+            own = features[start : start + len(images)]
+            answers[task] = Answer(self.head_of(task)(own), own)
+            start += len(images)
+        return answers
+
+    def _evaluated(self, task: str, images: Tensor) -> Answer:
+        told, head, method = None if self.heads.in_group(task) else task, self.head_of(task), self._overrides("answer")
+        if method is not None:
+            return Answer(method.answer(self, images, told, head))
+        features = self(images, told)
+        return Answer(head(features), features)
+
+    def predict(self, images: Tensor, task: str) -> Any:
+        """The outputs of a task's head for ``images (B, C, H, W)``; see `answers`."""
+        self._known(task)
+        return self.answers({task: images})[task].outputs
+
+    def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
+        """One host pass, or one for each task where the active parts do not allow a mixed one.
+
+        Args:
+            given: tensors ``(B, ...)`` for parts to read with `Part.given`.
+        """
+        return self.running.run(images, route, given)
+
+    def plain(self, images: Tensor) -> Features:
+        """Features of the plain backbone, as if no part were there: in evaluation mode and without gradient.
+
+        Raises:
+            UsageError: while parts are merged into the weights.
+        """
+        if self.merged.active:
+            raise UsageError("parts are merged into the backbone, so there is no plain one", hint="call unmerge()")
+        return self.running.plain(images)
 
     def train(self, mode: bool = True) -> Host:
         """Training mode, for dropout and drop path of the backbone too; only its running statistics stay frozen."""
@@ -329,17 +318,9 @@ class Host(nn.Module):
         Raises:
             NotApplicable: where the backbone does not support it.
         """
-        backbone: Any = self.backbone
-        try:
-            backbone.set_grad_checkpointing(enable)
-        except (AssertionError, AttributeError):
-            if enable:
-                family = type(self.backbone).__name__
-                raise NotApplicable(f"{family} does not support gradient checkpointing", hint="leave it out") from None
-        self._recomputing()  # refuses now what the first pass would refuse
+        self.original.recompute(enable)
 
-    @contextmanager
-    def task_gradients(self) -> Iterator[TaskGradients]:
+    def task_gradients(self) -> AbstractContextManager[TaskGradients]:
         """Keep each task's gradient of the shared parts apart, for batches whose samples each belong to one task.
 
         Example::
@@ -348,24 +329,20 @@ class Host(nn.Module):
                 loss(host(images, tasks)).backward()
             gradients.jacobian()     # (T, P): one row for each task
         """
-        self.gradients = TaskGradients(self.shared_parameters())
-        try:
-            yield self.gradients
-        finally:
-            self.gradients = None
+        return self.running.keeping_gradients(TaskGradients(self.shared_parameters()))
 
     # --- heads
 
-    def add_head(self, name: str, head: nn.Module) -> None:
+    def add_head(self, name: str, head: nn.Module, *, group: bool = False) -> None:
         """A head, moved to the backbone's device and dtype; its parameters that need no gradient never train.
+
+        Args:
+            group: tasks of a class-incremental group share it, and testing does not tell them apart.
 
         Raises:
             UsageError: for a name that no file can have.
         """
-        check_head_name(name)
-        like = next(self.backbone.parameters())
-        self.heads[name] = head.to(like.device, like.dtype).train(self.training)
-        self.fixed[name] = {n for n, parameter in head.named_parameters() if not parameter.requires_grad}
+        self.heads.add(name, head, next(self.backbone.parameters()), training=self.training, group=group)
 
     def bind_head(self, task: str, name: str) -> None:
         """The head that ``task`` uses; tasks of a group share one.
@@ -374,33 +351,31 @@ class Host(nn.Module):
             UsageError: for an unknown task, or a head that was not added.
         """
         self._known(task)
-        if name not in self.heads:
-            raise UsageError(f'the host has no head "{name}"', hint=did_you_mean(name, self.heads))
-        self.head_names[task] = name
-        self._apply_frozen_head(name)
+        self.heads.bind(task, name)
+        self.ownership.apply()
+
+    @property
+    def head_names(self) -> dict[str, str]:
+        """Task -> the head it uses."""
+        return self.heads.of_task
 
     def head_of(self, task: str) -> Any:
         self._known(task)
-        if task not in self.head_names:
-            raise UsageError(
-                f'task "{task}" has no head',
-                hint="add one with host.add_head(name, head) and host.bind_head(task, name)",
-            )
-        return self.heads[self.head_names[task]]
+        return self.heads.of(task)
 
     # --- what is trained, counted, saved
 
     def parts_of(self, method: Method, tasks: Sequence[str]) -> list[PartAtSite]:
         """The parts of ``method`` that act for any of ``tasks``, each once, with its site and owner.
 
-        For hooks such as `Method.calibrate`, which look at their own parts or set where they start.
+        A routine asks `Context.parts`, which leaves frozen owners out.
         """
         plans = [self.parts.active_parts(task, self.tasks) for task in tasks]
         return list(dict.fromkeys(p for plan in plans for p in plan if self.methods[p.method] is method))
 
     def owners(self) -> list[str]:
         """``shared`` and the tasks, whether or not they own anything."""
-        return [SHARED, *self.tasks]
+        return self.ownership.owners
 
     def tensors(self, owner: str) -> dict[str, Tensor]:
         """Everything ``owner`` owns, heads apart: ``METHOD/SITE/TENSOR`` (site ``common``: what parts share)."""
@@ -408,28 +383,19 @@ class Host(nn.Module):
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters of the shared owner, without per-task copies."""
-        return {n: t for n, t in self.tensors(SHARED).items() if isinstance(t, nn.Parameter) and t.requires_grad}
+        return self.ownership.shared_parameters()
 
     def trainable(self, tasks: Sequence[str]) -> dict[str, nn.Parameter]:
         """What training ``tasks`` changes: ``OWNER/METHOD/SITE/TENSOR`` of parts, ``head:NAME/TENSOR`` of heads."""
-        found: dict[str, nn.Parameter] = {}
-        for owner in (SHARED, *tasks):
-            found |= {f"{owner}/{n}": t for n, t in self.tensors(owner).items() if isinstance(t, nn.Parameter)}
-        for head in dict.fromkeys(self.head_names[task] for task in tasks if task in self.head_names):
-            found |= {f"head:{head}/{n}": p for n, p in self.heads[head].named_parameters()}
-        return {name: p for name, p in found.items() if p.requires_grad}
+        return self.ownership.trainable(tasks)
+
+    def focus(self, tasks: Sequence[str] | None) -> None:
+        """Let only what ``tasks`` train get a gradient; None: everything that is not frozen."""
+        self.ownership.focus(tasks)
 
     def count(self) -> Counts:
-        counts = Counts(heads={name: _numel(head.parameters()) for name, head in self.heads.items()})
-        for owner in self.owners():
-            tensors = self.tensors(owner).values()
-            number = _numel(t for t in tensors if isinstance(t, nn.Parameter))
-            counts.buffers += sum(t.numel() * t.element_size() for t in tensors if not isinstance(t, nn.Parameter))
-            if owner == SHARED:
-                counts.shared = number
-            else:
-                counts.per_task[owner] = number
-        return counts
+        """Trained parameters by owner, and bytes of buffers."""
+        return self.ownership.count()
 
     def merged_state(self, task: str | None = None) -> dict[str, Tensor]:
         """A state dict for the plain timm model, with ``task``'s parts folded in.
@@ -443,77 +409,72 @@ class Host(nn.Module):
 
     def merge(self, task: str | None = None) -> None:
         """Fold ``task``'s parts into the backbone's weights; only this task can run until `unmerge`."""
-        if self.unmerged_copy is not None:
-            raise UsageError("the host is merged already", hint="call unmerge() first")
         self._known(task)
-        merged = merging.merged_tensors(self.attachments, self.parts.active_parts(task, self.tasks), task)
-        self.unmerged_copy = merging.swap_in(self.attachments.model, merged)
-        self.pass_state.merged, self.merged_task = True, task
+        self.merged.merge(self.parts.active_parts(task, self.tasks), task)
 
     def unmerge(self) -> None:
         """Bring the weights back, bit for bit, from a kept copy."""
-        if self.unmerged_copy is not None:
-            merging.swap_in(self.attachments.model, self.unmerged_copy)
-            self.unmerged_copy, self.pass_state.merged = None, False
+        self.merged.unmerge()
 
     def detach(self) -> nn.Module:
         """The backbone as it was before: keys, classes, hooks, flags and values."""
         self.unmerge()
         self.attachments.detach()
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(self._flags[name])
-        for path, module in self.backbone.named_modules():
-            module.training = self._modes[path]
-        for module, recomputes in self._recomputes.items():
-            module.grad_checkpointing = recomputes
+        self.original.restore()
         return self.backbone
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """``name`` and ``sha256`` of the frozen backbone. Frozen means frozen: it is computed once."""
-        kept = self.unmerged_copy or {}
-        return {"name": full_name(self.backbone), "sha256": state_sha256(merging.plain_state(self.backbone, kept))}
+        return {"name": full_name(self.backbone), "sha256": state_sha256(self.merged.frozen_state())}
+
+    def contents(self, extra: dict[str, Any] | None = None) -> AdapterContents:
+        """What makes this host, as a value: tensors by owner, heads, what routines keep, and how to build it again."""
+        return describe(self, extra or {})
 
     def save(self, directory: str | Path, extra: dict[str, Any] | None = None) -> None:
-        """Write the adapter folder: one safetensors file for each owner, heads apart, ``adapter.json``."""
-        store.save(self, Path(directory), extra or {})
+        """Write the adapter folder: one safetensors file for each owner, heads apart, ``adapter.json``; in one step.
 
-    def fit(self, owner: str, tensors: Mapping[str, Tensor]) -> None:
-        """Let the parts of ``owner`` make room for saved ``tensors``, where data decided what they hold."""
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        self.parts.fit(owner, shapes, next(self.backbone.parameters()).device)
-        self._apply_frozen()
+        Raises:
+            MtpeftError: where it cannot be written; what was there stays.
+        """
+        write_adapter(self.contents(extra), Path(directory))
 
     def load(self, directory: str | Path) -> dict[str, Any]:
         """Read what `save` wrote into this host; returns the ``extra``.
 
+        Rows of heads follow the names of their classes: a head takes over the saved order.
+
         Raises:
             MtpeftError: for another backbone, another method or task, or a damaged file; the host is then unchanged.
         """
-        return store.load(self, Path(directory))
+        contents = read_adapter(Path(directory))
+        take(self, contents)
+        return contents.extra
 
     def _known(self, task: str | None) -> None:
         if task is not None and task not in self.tasks:
             raise UsageError(f'the host has no task "{task}"', hint=did_you_mean(task, self.tasks))
-        if self.unmerged_copy is not None and task != self.merged_task:
+        if self.merged.active and task != self.merged.task:
             raise UsageError(
-                f"the host is merged for {self.merged_task!r}, not for {task!r}", hint="call unmerge() first"
+                f"the host is merged for {self.merged.task!r}, not for {task!r}", hint="call unmerge() first"
             )
 
-    def _apply_frozen(self) -> None:
-        for owner in self.owners():
-            for tensor in self.tensors(owner).values():
-                if isinstance(tensor, nn.Parameter):
-                    tensor.requires_grad_(owner not in self.frozen)
-        for head in set(self.head_names.values()):
-            self._apply_frozen_head(head)
 
-    def _apply_frozen_head(self, head: str) -> None:
-        """A head rests where all its tasks do; what never trained in it stays so."""
-        rests = all(task in self.frozen for task, name in self.head_names.items() if name == head)
-        for name, parameter in self.heads[head].named_parameters():
-            parameter.requires_grad_(not rests and name not in self.fixed[head])
-
-
-def _numel(parameters: Any) -> int:
-    return sum(p.numel() for p in parameters)
+def _check_methods(methods: Sequence[tuple[str, Method]]) -> None:
+    """
+    Raises:
+        UsageError: for two methods of one name, or settings out of range.
+        NotApplicable: where two methods say how images become features, or answers.
+    """
+    if len(dict(methods)) != len(methods):
+        raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
+    for name, method in methods:
+        check(method, name)
+    for door, what in (("encode", "how images become features"), ("answer", "how passes become an answer")):
+        names = [name for name, made in methods if getattr(type(made), door) is not getattr(Method, door)]
+        if len(names) > 1:
+            raise NotApplicable(
+                f"{' and '.join(names)} each say {what}, and only one can",
+                hint=f"compose methods of which at most one overrides {door}",
+            )

@@ -30,14 +30,14 @@ def add_low_rank(mount: WeightMount, module: nn.Module, x: Tensor, y: Tensor) ->
     times = len(x) // size
     hidden: list[Tensor | None] = []
     backs, plain = [], []
-    for placed, index, task, segments in entries:
-        with mount.using(placed, index, task) as part:
+    for placed, index, first, segments in entries:
+        with mount.using(placed, index, first) as part:
             a, b, scale = part.factors()
             if b.shape[1] == 0:  # a rank of zero adds nothing, and convolutions refuse it
                 continue
             backs.append(_rows(b if scale == 1 else b * scale, placed, y.shape[channel]))
             if sees_input(part):
-                hidden.append(_projected(part, x, a, segments, times))
+                hidden.append(_projected(mount, part, x, a, segments))
             else:
                 plain.append((a, segments))
                 hidden.append(None)
@@ -49,19 +49,20 @@ def add_low_rank(mount: WeightMount, module: nn.Module, x: Tensor, y: Tensor) ->
     return _add(module, y, z, torch.cat(backs, 1))
 
 
-def _entries(mount: WeightMount) -> list[tuple[PartAtSite, int, str | None, list[Segment] | None]]:
-    """``(part, segment index, task, its segments; None for the whole batch)``."""
+def _entries(mount: WeightMount) -> list[tuple[PartAtSite, int, Segment, list[Segment] | None]]:
+    """``(part, segment index, the samples it runs on, its segments; None for the whole batch)``."""
     spans = mount.spans()
     if len(spans) == 1:
         index, segment, plan = spans[0]
-        return [(placed, index, segment.task, None) for placed in plan]
-    found: dict[tuple[int, int], tuple[PartAtSite, int, str | None, list[Segment]]] = {}
+        return [(placed, index, segment, None) for placed in plan]
+    whole = mount.pass_state.current.route.whole
+    found: dict[tuple[int, int], tuple[PartAtSite, int, Segment, list[Segment]]] = {}
     for index, segment, plan in spans:
         for placed in plan:
             per_task_gradients = placed.per_task or mount.pass_state.current.views is not None
             key = (id(placed), index if per_task_gradients else -1)
-            found.setdefault(key, (placed, index, segment.task, []))[3].append(segment)
-    return [(p, i, t, None if len(s) == len(spans) else s) for p, i, t, s in found.values()]
+            found.setdefault(key, (placed, index, segment, []))[3].append(segment)
+    return [(p, i, whole, None) if len(s) == len(spans) else (p, i, first, s) for p, i, first, s in found.values()]
 
 
 def _rows(b: Tensor, placed: PartAtSite, out: int) -> Tensor:
@@ -70,11 +71,16 @@ def _rows(b: Tensor, placed: PartAtSite, out: int) -> Tensor:
     return b if len(b) == out else F.pad(b, (0, 0, ref.start, out - ref.stop))
 
 
-def _projected(part: LowRankPart, x: Tensor, a: Tensor, segments: list[Segment] | None, times: int) -> Tensor:
+def _projected(
+    mount: WeightMount, part: LowRankPart, x: Tensor, a: Tensor, segments: list[Segment] | None
+) -> Tensor:
+    """``project(x, A)`` on the samples of some segments, and zero elsewhere; None stands for all."""
     if segments is None:
         return part.project(x, a)
+    times = len(x) // mount.pass_state.current.route.size
     pieces, at = [], 0
     for segment in segments:
+        mount.pass_state.rows = slice(segment.start, segment.stop)
         start, stop = segment.start * times, segment.stop * times
         z = part.project(x[start:stop], a)
         pieces += [z.new_zeros(start - at, *z.shape[1:]), z]

@@ -1,4 +1,4 @@
-"""Merging: the parts of one task folded into plain timm weights."""
+"""Merging: the parts of one task folded into plain timm weights, and taken out again bit for bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtpeft.errors import NotApplicable
+from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.attach import Attachments
 from mtpeft.peft.mounts import PartAtSite
 from mtpeft.peft.parts import InputPart, LowRankPart, OutputPart, WeightPart, is_gain
@@ -15,6 +15,46 @@ from mtpeft.peft.route import Pass, Route
 from mtpeft.peft.sites import Model, is_standardised
 
 Tensors = dict[tuple[str, str], Tensor]
+
+
+class MergedWeights:
+    """The backbone's weights, with a task's parts folded in or not.
+
+    Attributes:
+        task: whose parts are in; None also stands for parts that need no task.
+        unmerged: copies of the frozen tensors that were replaced; None while nothing is merged.
+    """
+
+    def __init__(self, attachments: Attachments) -> None:
+        self.attachments = attachments
+        self.task: str | None = None
+        self.unmerged: Tensors | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.unmerged is not None
+
+    def merge(self, parts: Sequence[PartAtSite], task: str | None) -> None:
+        """Fold ``parts`` into the backbone's weights.
+
+        Raises:
+            UsageError: where something is merged already.
+            NotApplicable: for a part that no weight can stand for; nothing is changed then.
+        """
+        if self.active:
+            raise UsageError("the host is merged already", hint="call unmerge() first")
+        self.unmerged = swap_in(self.attachments.model, merged_tensors(self.attachments, parts, task))
+        self.attachments.pass_state.merged, self.task = True, task
+
+    def unmerge(self) -> None:
+        """Bring the weights back, bit for bit, from the copies."""
+        if self.unmerged is not None:
+            swap_in(self.attachments.model, self.unmerged)
+            self.unmerged, self.attachments.pass_state.merged = None, False
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The backbone's own state dict, whether or not parts are merged."""
+        return plain_state(self.attachments.backbone, self.unmerged or {})
 
 
 @torch.no_grad()

@@ -3,69 +3,45 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
-from mtpeft.errors import MtpeftError, UsageError
+from mtpeft.errors import UsageError
 from mtpeft.names import SHARED
 
 if TYPE_CHECKING:
     from mtpeft.backbone.features import Features, FeaturesInfo
-    from mtpeft.peft.host import Host
     from mtpeft.peft.parts import Part
+    from mtpeft.peft.route import Route
     from mtpeft.peft.sites import Site
-    from mtpeft.task import Head
 
 
-def no_loss(task: str, images: Tensor, targets: list[dict[str, Any]]) -> Tensor:
-    """Stands in a context that was given no loss.
+class Stateful(Protocol):
+    """What a method keeps beside its parts: `mtpeft.peft.routine.Routine` is one."""
 
-    Raises:
-        MtpeftError: always.
-    """
-    raise MtpeftError("this method needs the loss of its tasks, and its context has none", hint="give Context a loss")
+    def kept(self) -> dict[str, Tensor]:
+        """Everything that must survive, by name."""
 
-
-def no_score(task: str, samples: int) -> float | None:
-    """Stands in a context that was given no score.
-
-    Raises:
-        MtpeftError: always.
-    """
-    raise MtpeftError("this method needs the score of its tasks, and its context has none", hint="give Context a score")
+    def give_back(self, kept: dict[str, Tensor]) -> None:
+        """Take back what `kept` gave."""
 
 
-@dataclass
-class Context:
-    """What a method's hooks see of the training around them.
+class Passes(Protocol):
+    """What `Method.encode` and `Method.answer` may ask of the host."""
 
-    Attributes:
-        host: backbone, parts and heads.
-        tasks: the tasks of this stage.
-        seen: every task met so far, this stage's included.
-        stage, stages: index of the stage, and how many there are (None where the schedule cannot tell).
-        step, steps: update within the stage, and their number.
-        batches: yields ``(task, images, targets)`` training batches, for `Method.calibrate` and closed-form heads.
-        loss: ``loss(task, images, targets) -> scalar``, the task's own loss on the host's current outputs.
-        score: ``score(task, samples) -> float``, the task's metric on at most so many validation samples with the host
-            as it is now, in evaluation mode; the higher, the better; None where it is undefined. Never the test split.
-        seed: the run's; what a method draws by itself comes from a generator keyed by it, the stage and the step.
-    """
+    training: bool
 
-    host: Host
-    tasks: tuple[str, ...] = ()
-    seen: tuple[str, ...] = ()
-    stage: int = 0
-    stages: int | None = None
-    step: int = 0
-    steps: int = 0
-    batches: Callable[[], Iterable[tuple[str, Tensor, list[dict[str, Any]]]]] = field(default=lambda: iter(()))
-    loss: Callable[[str, Tensor, list[dict[str, Any]]], Tensor] = no_loss
-    score: Callable[[str, int], float | None] = no_score
-    seed: int = 0
+    def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
+        """A pass of the adapted backbone; ``given`` are tensors ``(B, ...)`` for parts (`Part.given`)."""
+
+    def plain(self, images: Tensor) -> Features:
+        """A pass of the plain backbone, in evaluation mode and without gradient."""
+
+    def __call__(self, images: Tensor, task: str | None = None) -> Features:
+        """Features for one task, or for samples whose task is not known."""
 
 
 class Declarations:
@@ -79,6 +55,7 @@ class Declarations:
         inference_passes: passes over the backbone for one batch.
         families: what it makes sense on, for people (the machine's word is the refusal itself).
         learning_rate: where a recipe gives none.
+        accepts: the task types that its classifier or mechanism serves; empty for all.
         paper: title, venue and number.
     """
 
@@ -100,6 +77,8 @@ class Declarations:
         def families(self) -> str: ...
         @property
         def learning_rate(self) -> float: ...
+        @property
+        def accepts(self) -> tuple[str, ...]: ...
     else:
         identity_at_init = True
         mergeable = False
@@ -108,6 +87,7 @@ class Declarations:
         inference_passes = 1
         families = ""
         learning_rate = 1e-3
+        accepts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -143,51 +123,30 @@ class Method(Declarations, ABC):
             return (SHARED,)
         return (task,) if task is not None else ()
 
-    def encode(self, host: Host, images: Tensor, route: Any) -> Features:
+    def encode(self, host: Passes, images: Tensor, route: Route) -> Features:
         """Images ``(B, 3, H, W)`` to what the heads see, in training and evaluation alike. Default: one host pass."""
         return host.run(images, route)
 
-    def features_info(self, info: FeaturesInfo) -> FeaturesInfo:
-        """The widths of what `encode` returns; heads are built for it."""
+    def features_info(self, info: FeaturesInfo, seen: Sequence[str]) -> FeaturesInfo:
+        """The widths of what `encode` returns, which may grow with the tasks seen; heads are built for it."""
         return info
 
-    def classifier(self, info: FeaturesInfo, classes: Sequence[str]) -> Head | None:
-        """A head that replaces the classification head, or None."""
+    def classifier(self, info: FeaturesInfo, classes: Sequence[str]) -> nn.Module | None:
+        """A `mtpeft.api.Head` that replaces the classification head, or None."""
         return None
 
-    def calibrate(self, context: Context) -> None:
-        """Look at data before training (EVA, SPT, GPS, InfLoRA)."""
+    def answer(self, host: Passes, images: Tensor, task: str | None, head: nn.Module) -> Any:
+        """Outputs of ``head`` in evaluation, where several passes or logits are combined. Default: the head on one
+        pass's features.
 
-    def begin_stage(self, context: Context) -> None:
-        """A stage begins."""
-
-    def begin_update(self, context: Context) -> bool:
-        """An update begins; its batches come next.
-
-        Returns:
-            Whether other tensors train from now on: the optimizer is made anew, and what stays keeps its moments.
+        Args:
+            task: None where testing does not tell it, as in a group.
         """
-        return False
+        return head(host(images, task))
 
-    def penalty(self, context: Context) -> Tensor | None:
-        """A scalar added to the loss of each batch."""
+    def routine(self) -> Stateful | None:
+        """What it does during training, a `mtpeft.api.Routine`; None for nothing beyond the gradient."""
         return None
-
-    def after_backward(self, context: Context) -> None:
-        """Gradients are complete; clipping and the optimizer's step come next."""
-
-    def after_step(self, context: Context) -> None:
-        """The optimizer has stepped: bring parameters back to where they may be (pruning, clipped norms)."""
-
-    def end_stage(self, context: Context) -> None:
-        """A stage ends; evaluation comes next."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What must survive a restart beside the parts' own tensors."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
 
     def require(self, condition: bool, message: str, hint: str = "") -> None:
         """For ``__post_init__``: refuse settings that its annotations allow, such as two that do not go together.

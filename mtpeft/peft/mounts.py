@@ -47,13 +47,16 @@ class Mount:
     def spans(self) -> list[tuple[int, Segment, tuple[PartAtSite, ...]]]:
         """``(segment index, segment, plan)``; one for the whole batch where all segments have one plan."""
         current = self.pass_state.current
-        segments = current.route.segments
-        if current.one_plan:
-            segments = (Segment(segments[0].task, 0, current.route.size),)
+        segments = (current.route.whole,) if current.one_plan else current.route.segments
         return [(current.first + index, segment, self.active(segment.task)) for index, segment in enumerate(segments)]
 
+    def whole(self, task: str | None) -> tuple[int, Segment]:
+        """Index of the pass's first segment, and the whole batch under ``task``: for what no row can be told of."""
+        current = self.pass_state.current
+        return current.first, Segment(task, 0, current.route.size)
+
     @contextmanager
-    def using(self, placed: PartAtSite, index: int, task: str | None) -> Iterator[Any]:
+    def using(self, placed: PartAtSite, index: int, segment: Segment) -> Iterator[Any]:
         """The part with the segment's task in force and, where gradients are kept apart, the segment's parameters.
 
         No type is promised: each kind of part is called in a way of its own.
@@ -61,8 +64,9 @@ class Mount:
         pass_state = self.pass_state
         if pass_state.seen_running is not None:
             pass_state.seen_running.add(id(placed.part))
-        before, pass_state.task = pass_state.task, task
-        pass_state.span = (index, placed.method, placed.owner)
+        before, pass_state.task = pass_state.task, segment.task
+        pass_state.scratch_key = (index, placed.method, placed.owner)
+        pass_state.rows = slice(segment.start, segment.stop)
         views = pass_state.current.views
         try:
             if views is None:
@@ -73,6 +77,6 @@ class Mount:
         finally:
             pass_state.task = before
 
-    def run(self, placed: PartAtSite, index: int, task: str | None, *args: Any) -> Any:
-        with self.using(placed, index, task) as part:
+    def run(self, placed: PartAtSite, index: int, segment: Segment, *args: Any) -> Any:
+        with self.using(placed, index, segment) as part:
             return part(*args)

@@ -18,6 +18,10 @@ from mtpeft.peft.route import PassState
 from mtpeft.peft.sites import Site
 
 
+COMMON = "common"
+"""Stands for the site of what parts share."""
+
+
 class OwnedParts(nn.Module):
     """The parts of some methods at their chosen sites.
 
@@ -43,16 +47,33 @@ class OwnedParts(nn.Module):
     def build_missing(self, tasks: Sequence[str], like: Tensor) -> None:
         """Build what is missing, with the device and dtype of ``like``: parts for every owner that acts for some task,
         and each task's copies.
+
+        Raises:
+            MtpeftError: where a method names an owner that is neither ``shared`` nor a task.
         """
         for name, method in self.methods.items():
-            acting = [owner for task in (None, *tasks) for owner in method.owners(task, tasks)]
-            for owner in dict.fromkeys(acting):
+            for owner in dict.fromkeys(owner for task in (None, *tasks) for owner in self.owners(name, task, tasks)):
                 if owner not in self.by_owner[name]:
-                    self._build(name, owner, like)
+                    self._build(name, method, owner, like)
         for owner, copies in self._copies():
             for task in tasks if owner == SHARED else [owner]:
                 if task not in copies.copies:
-                    copies.add(task, like)
+                    copies.add_copy(task, like)
+
+    def owners(self, name: str, task: str | None, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Whose parts of a method act for ``task``.
+
+        Raises:
+            MtpeftError: for an owner that is neither ``shared`` nor a task: it would not be trained, counted or saved.
+        """
+        owners = self.methods[name].owners(task, tasks)
+        for owner in owners:
+            if owner != SHARED and owner not in tasks:
+                raise MtpeftError(
+                    f'{name} gives parts to "{owner}", which is neither "{SHARED}" nor a task',
+                    hint="Method.owners names who trains, counts and saves the parts",
+                )
+        return owners
 
     def remove(self, owner: str) -> None:
         """Remove everything ``owner`` owns."""
@@ -75,9 +96,9 @@ class OwnedParts(nn.Module):
     def active_parts(self, task: str | None, tasks: Sequence[str]) -> tuple[PartAtSite, ...]:
         """The parts that act for ``task``, in the order they apply."""
         found: list[PartAtSite] = []
-        for name, method in self.methods.items():
+        for name in self.methods:
             by_name = {site.name: site for site in self.sites[name]}
-            for owner in method.owners(task, tasks):
+            for owner in self.owners(name, task, tasks):
                 if owner not in self.by_owner[name]:  # a refusal came between
                     continue
                 common = self.shared_modules[name].get(owner)
@@ -88,18 +109,19 @@ class OwnedParts(nn.Module):
 
     def tensors(self, owner: str) -> dict[str, Tensor]:
         """Everything ``owner`` owns: ``METHOD/SITE/TENSOR`` (the site is ``common`` for what parts share)."""
-        found: dict[str, Tensor] = {}
+        owned: dict[str, Tensor] = {}
         for name in self.methods:
-            for holder in self.by_owner[name]:
-                units = list(self.by_owner[name][holder].items())
+            for holder in dict.fromkeys((SHARED, owner)):  # copies for a task lie in its own parts and in shared ones
+                if holder not in self.by_owner[name]:
+                    continue
+                units = self.by_owner[name][holder].items()
                 if holder in self.shared_modules[name]:
-                    units.append(("common", self.shared_modules[name][holder]))
+                    units.append((COMMON, self.shared_modules[name][holder]))
                 for site, module in units:
-                    found |= {f"{name}/{site}/{key}": tensor for key, tensor in _tensors(module, holder, owner)}
-        return found
+                    owned |= {f"{name}/{site}/{key}": tensor for key, tensor in _tensors(module, holder, owner)}
+        return owned
 
-    def _build(self, name: str, owner: str, like: Tensor) -> None:
-        method = self.methods[name]
+    def _build(self, name: str, method: Method, owner: str, like: Tensor) -> None:
         sites = [replace(site, owner=owner) for site in self.sites[name]]
         common = method.common(sites)
         if common is not None:

@@ -39,7 +39,16 @@ class Part(nn.Module):
     def scratch(self) -> dict[str, Any]:
         """What this method's parts leave for later ones within a pass, for the samples they see; empty at first."""
         pass_state: PassState = self.__dict__["pass_state"]
-        return pass_state.current.scratch.setdefault(pass_state.span, {})
+        return pass_state.current.scratch.setdefault(pass_state.scratch_key, {})
+
+    def given(self, name: str) -> Tensor | None:
+        """What `Method.encode` handed to `Host.run` under this name, for the samples that the part sees ``(B, ...)``.
+
+        None where nothing was, as in the probe that attaching makes. A checkpoint finds it again.
+        """
+        pass_state: PassState = self.__dict__["pass_state"]
+        tensor = pass_state.current.given.get(name)
+        return None if tensor is None else tensor[pass_state.rows]
 
     def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for saved tensors of these names and shapes, which are read in next.
@@ -82,7 +91,7 @@ class PerTask(nn.Module):
     def bind(self, pass_state: PassState) -> None:
         self.__dict__["pass_state"] = pass_state
 
-    def add(self, task: str, like: Tensor) -> None:
+    def add_copy(self, task: str, like: Tensor) -> None:
         """A copy for ``task`` with the device and dtype of ``like``."""
         copy = self.factory()
         if isinstance(copy, nn.Parameter):

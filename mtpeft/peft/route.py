@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,11 @@ class Route:
     @property
     def tasks(self) -> tuple[str | None, ...]:
         return tuple(dict.fromkeys(s.task for s in self.segments))
+
+    @property
+    def whole(self) -> Segment:
+        """All samples, under the task of the first."""
+        return Segment(self.segments[0].task, 0, self.size)
 
     @staticmethod
     def single(task: str | None, size: int) -> Route:
@@ -87,12 +93,14 @@ class Pass:
     """One run of the backbone under a route, with what its parts share.
 
     Attributes:
-        scratch: `PassState.span` -> what parts leave for later ones.
+        scratch: `PassState.scratch_key` -> what parts leave for later ones.
         one_plan: all segments have one and the same plan, so every part sees the whole batch at once.
         first: index of the pass's first segment, where a batch is run in one pass per task.
         views: per-segment copies of parameters (`mtpeft.peft.gradients`), or None.
         carried: tokens on their way from one block to the next.
         taps: outputs of the blocks, channels last; None where nobody asked.
+        given: per-sample tensors ``(B, ...)`` for parts, by name.
+        fork: where the pass splits into one copy for each task; None where it does not.
     """
 
     route: Route
@@ -103,10 +111,28 @@ class Pass:
     one_plan: bool = True
     carried: Any = None
     taps: list[Any] | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    fork: Fork | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy starts without what parts left here."""
-        return {**vars(self), "views": None, "scratch": {}, "carried": None, "taps": None}
+        return {**vars(self), "views": None, "scratch": {}, "carried": None, "taps": None, "given": {}}
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Several tasks on the same images run as one until their parts first differ.
+
+    Attributes:
+        block: path of the block before which every sample is copied, once for each task.
+        tasks: in the order of the copies.
+    """
+
+    block: str
+    tasks: tuple[str, ...]
+
+
+ALL = slice(None)
 
 
 @dataclass
@@ -120,15 +146,26 @@ class PassState:
             current.
         merged: the parts are folded into the weights, so none of them acts.
         ran: parts seen running, while someone watches.
-        span: segment, method and owner of the running part.
+        scratch_key: segment, method and owner of the running part.
+        rows: the samples that it sees.
     """
 
     current: Pass = field(default_factory=lambda: Pass(Route.single(None, 0)))
-    span: tuple[int, str, str] = (0, "", "")
+    scratch_key: tuple[int, str, str] = (0, "", "")
+    rows: slice = ALL
     task: str | None = None
     tagging: bool = False
     merged: bool = False
     seen_running: set[int] | None = None
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Inside, no part acts; afterwards the pass in progress goes on."""
+        before, self.merged = (self.merged, self.current, self.task), True
+        try:
+            yield
+        finally:
+            self.merged, self.current, self.task = before
 
     def enter(self, current: Pass) -> None:
         self.current, self.task = current, current.route.segments[0].task

@@ -17,6 +17,7 @@ from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from mtpeft.backbone.extract import input_channels
 from mtpeft.errors import MtpeftError, NotApplicable
 
 
@@ -189,6 +190,11 @@ class Model:
     tokens: bool = False
     block_widths: tuple[int, ...] = ()
     family: str = ""
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the images that the backbone takes."""
+        return input_channels(self.modules[""])
 
     @property
     def patch_inputs(self) -> int:

@@ -1,182 +1,236 @@
-"""The adapter folder: one safetensors file for each owner, heads apart, and ``adapter.json``. No pickles."""
+"""The adapter as a value, and the folder it is kept in: safetensors files and ``adapter.json``, hashed, no pickles.
+
+``shared.safetensors`` and ``task.NAME.safetensors`` hold what each owner owns, ``head.NAME.safetensors`` the heads,
+``method.NAME.safetensors`` what a method keeps beside its parts. Nothing in a folder is imported or called: it names
+methods and task types by their registered ids.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import asdict
-from importlib import import_module
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mtpeft.errors import MtpeftError
-from mtpeft.names import SHARED
-from mtpeft.peft.method import Method
+from mtpeft.errors import DataError, MtpeftError
+from mtpeft.files import STRICT, file_sha256, read_record, read_tensors, write_folder, write_json, write_tensors
+from mtpeft.names import SHARED, check_head_name, check_task_name
 
-if TYPE_CHECKING:
-    from mtpeft.peft.host import Host
+FORMAT = 2
+DESCRIPTION = "adapter.json"
+Tensors = dict[str, Tensor]
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 
-FORMAT = 1
+
+@dataclass
+class SavedMethod:
+    """A configured method by what it is registered as.
+
+    Attributes:
+        name: how the host calls it.
+        id: its registered id; None for a class that no plugin registers, which the caller must bring.
+        package, version: the distribution that registers it, to be named where it is missing.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    id: str | None = None
+    package: str = ""
+    version: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-def file_name(owner: str) -> str:
+@dataclass
+class HeadSpec:
+    """What a head is built from.
+
+    Attributes:
+        type: the task type whose head it is (``cls``, ``det``, ``seg``, or a plugin's); empty where nobody said.
+        classes: names of its classes, in the order of its outputs.
+        settings: fields of the task type, such as ``head_config``.
+    """
+
+    __pydantic_config__ = STRICT
+
+    type: str = ""
+    classes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Fingerprint:
+    """The frozen backbone: its ``arch.tag`` and the sha256 of its weights."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    sha256: str
+
+
+@dataclass
+class AdapterContents:
+    """Everything that makes a host beside its backbone.
+
+    Attributes:
+        frozen: owners that train no more.
+        head_of: task -> head.
+        groups: heads that the tasks of a group share.
+        owners: owner -> ``METHOD/SITE/TENSOR`` -> tensor.
+        head_tensors: head -> its state dict.
+        kept: method -> what its routine keeps.
+        extra: what the caller adds, as JSON.
+    """
+
+    backbone: Fingerprint
+    image_size: tuple[int, int]
+    methods: list[SavedMethod] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    frozen: list[str] = field(default_factory=list)
+    heads: dict[str, HeadSpec] = field(default_factory=dict)
+    head_of: dict[str, str] = field(default_factory=dict)
+    groups: list[str] = field(default_factory=list)
+    owners: dict[str, Tensors] = field(default_factory=dict)
+    head_tensors: dict[str, Tensors] = field(default_factory=dict)
+    kept: dict[str, Tensors] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def files(self) -> Iterator[tuple[str, Tensors]]:
+        """File names and their tensors."""
+        yield from ((owner_file(owner), tensors) for owner, tensors in self.owners.items())
+        yield from ((f"head.{name}.safetensors", tensors) for name, tensors in self.head_tensors.items())
+        yield from ((f"method.{name}.safetensors", tensors) for name, tensors in self.kept.items() if tensors)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers all its tensors hold."""
+        return sum(tensor.numel() for _, tensors in self.files() for tensor in tensors.values())
+
+
+@dataclass
+class _File:
+    """``adapter.json``."""
+
+    __pydantic_config__ = STRICT
+
+    format: Literal[2]
+    backbone: Fingerprint
+    image_size: tuple[int, int]
+    methods: list[SavedMethod]
+    tasks: list[str]
+    frozen: list[str]
+    heads: dict[str, HeadSpec]
+    head_of: dict[str, str]
+    groups: list[str]
+    files: dict[str, str]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def owner_file(owner: str) -> str:
+    """The file of an owner's tensors."""
     return f"{SHARED}.safetensors" if owner == SHARED else f"task.{owner}.safetensors"
 
 
-def save(host: Host, directory: Path, extra: dict[str, Any]) -> None:
-    """Write every owner's tensors, every head, and what is needed to build the host again."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for owner in host.owners():
-        _write(host.tensors(owner), directory / file_name(owner))
-    for name, head in host.heads.items():
-        _write(head.state_dict(), directory / f"head.{name}.safetensors")
-    methods = [{"name": n, "class": f"{type(m).__module__}:{type(m).__qualname__}", "settings": asdict(m)} for n, m in
-               host.methods.items()]  # fmt: skip
-    description = {
+def write_adapter(contents: AdapterContents, directory: Path) -> None:
+    """Write an adapter folder in one step; an adapter that is there is replaced.
+
+    Raises:
+        MtpeftError: where it cannot be written, or the folder holds other files; what was there stays.
+    """
+    _refuse_other_files(directory)
+
+    def fill(folder: Path) -> None:
+        hashes = {}
+        for name, tensors in contents.files():
+            write_tensors(folder / name, tensors)
+            hashes[name] = file_sha256(folder / name)
+        write_json(folder / DESCRIPTION, _description(contents, hashes))
+
+    write_folder(directory, fill)
+
+
+def _description(contents: AdapterContents, hashes: Mapping[str, str]) -> dict[str, Any]:
+    return {
         "format": FORMAT,
-        "backbone": host.fingerprint,
-        "image_size": list(host.image_size),
-        "methods": methods,
-        "tasks": host.tasks,
-        "heads": {name: describe_head(head) for name, head in host.heads.items()},
-        "head_of": host.head_names,
-        "extra": extra,
+        "backbone": asdict(contents.backbone),
+        "image_size": list(contents.image_size),
+        "methods": [asdict(method) for method in contents.methods],
+        "tasks": contents.tasks,
+        "frozen": contents.frozen,
+        "heads": {name: asdict(head) for name, head in contents.heads.items()},
+        "head_of": contents.head_of,
+        "groups": contents.groups,
+        "files": dict(hashes),
+        "extra": contents.extra,
     }
-    (directory / "adapter.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load(host: Host, directory: Path) -> dict[str, Any]:
-    """Read an adapter folder into ``host``; every file is read and checked before any value is changed, and tasks that
-    were added for it are removed where it does not fit.
-    """
-    description = read_description(directory)
-    _check_backbone(host, description, directory)
-    owners = {owner: directory / file_name(owner) for owner in (SHARED, *description["tasks"])}
-    heads = {name: directory / f"head.{name}.safetensors" for name in description["heads"] if name in host.heads}
-    read = {path: read_tensors(path) for path in (*owners.values(), *heads.values())}
-    added = [task for task in description["tasks"] if task not in host.tasks]
-    try:
-        for task in added:
-            host.add_task(task)
-        pairs: list[tuple[Tensor, Tensor]] = []
-        for owner, path in owners.items():
-            host.fit(owner, read[path])
-            pairs += _matched(host.tensors(owner), read[path], path)
-        for name, path in heads.items():
-            head = host.heads[name]
-            new = [c for c in description["heads"][name]["classes"] if c not in head.classes]
-            if new:
-                head.extend(new)
-            pairs += _matched(head.state_dict(keep_vars=True), read[path], path)
-    except MtpeftError:
-        for task in added:
-            if task in host.tasks:
-                host.remove_task(task)
-        raise
-    with torch.no_grad():
-        for tensor, value in pairs:
-            tensor.copy_(value)
-    for task, name in description["head_of"].items():
-        if name in host.heads:
-            host.bind_head(task, name)
-    return description["extra"]
+def _refuse_other_files(directory: Path) -> None:
+    others = [p.name for p in directory.iterdir() if not _ours(p)] if directory.is_dir() else []
+    if others:
+        raise MtpeftError(
+            f'"{directory}" holds other files, such as "{others[0]}"', hint="give the adapter a folder of its own"
+        )
 
 
-def read_description(directory: Path) -> dict[str, Any]:
-    """``adapter.json`` of an adapter folder.
+def _ours(path: Path) -> bool:
+    return path.name == DESCRIPTION or (path.suffix == ".safetensors" and path.is_file())
+
+
+def read_adapter(directory: Path) -> AdapterContents:
+    """An adapter folder, every file checked against its sha256.
 
     Raises:
-        MtpeftError: if it is missing, damaged or of another format.
+        MtpeftError: if it is no adapter folder, of another format, or one of its files is missing or changed.
     """
-    path = directory / "adapter.json"
+    path = directory / DESCRIPTION
+    file = read_record(_File, path, missing="give an adapter folder: RUN/adapter, or what Host.save wrote")
+    _check_names(file, path)
+    contents = AdapterContents(
+        file.backbone, file.image_size, file.methods, file.tasks, file.frozen, file.heads, file.head_of,
+        file.groups, extra=file.extra,
+    )  # fmt: skip
+    contents.owners = {owner: _tensors(directory, owner_file(owner), file) for owner in (SHARED, *file.tasks)}
+    contents.head_tensors = {name: _tensors(directory, f"head.{name}.safetensors", file) for name in file.heads}
+    kept = {method.name: f"method.{method.name}.safetensors" for method in file.methods}
+    contents.kept = {name: _tensors(directory, path, file) for name, path in kept.items() if path in file.files}
+    return contents
+
+
+def _check_names(file: _File, path: Path) -> None:
+    """What names a file, or refers to another entry, is what it should be."""
     try:
-        description = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise MtpeftError(
-            f'"{directory}" is no adapter folder: it has no adapter.json', hint="give RUN/adapter"
-        ) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise MtpeftError(f'"{path}" is damaged: {error}', hint="take another copy of the run") from None
-    if description.get("format") != FORMAT:
-        raise MtpeftError(
-            f'"{path}" has format {description.get("format")!r}, and this mtpeft reads {FORMAT}', hint="upgrade mtpeft"
-        )
-    return description
+        for index, task in enumerate(file.tasks):
+            check_task_name(task, file.tasks[:index])
+        for head in file.heads:
+            check_head_name(head)
+    except MtpeftError as error:
+        raise DataError(f'"{path}": {error.message}', hint=error.hint) from None
+    wrong = [f'frozen: "{o}" is no owner' for o in file.frozen if o not in (SHARED, *file.tasks)]
+    wrong += [f'head_of: "{t}" is no task' for t in file.head_of if t not in file.tasks]
+    wrong += [f'head_of: "{h}" is no head' for h in file.head_of.values() if h not in file.heads]
+    wrong += [f'methods: "{m.name}" is no name' for m in file.methods if not _LABEL.fullmatch(m.name)]
+    if min(file.image_size) < 1:
+        wrong.append(f"image_size: {file.image_size} is no size")
+    if wrong:
+        raise DataError(f'"{path}": {wrong[0]}', hint="the file is damaged; take it from a copy")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file, or a sentence about what is wrong with it."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise MtpeftError(f'"{path}" is missing', hint="the adapter folder is incomplete; take another copy") from None
-    except (SafetensorError, OSError) as error:
-        raise MtpeftError(
-            f'"{path}" is truncated or damaged: {error}', hint="take another copy, or train again"
-        ) from None
-
-
-def build_method(saved: dict[str, Any]) -> Method:
-    """The configured method that `save` described.
-
+def _tensors(directory: Path, name: str, file: _File) -> Tensors:
+    """
     Raises:
-        MtpeftError: if its class is not installed or no longer takes these settings.
+        MtpeftError: if the file is missing, or is not what was written.
     """
-    module, _, name = saved["class"].partition(":")
-    try:
-        return getattr(import_module(module), name)(**saved["settings"])
-    except (ImportError, AttributeError, TypeError) as error:
-        raise MtpeftError(
-            f'the method "{saved["name"]}" ({saved["class"]}) cannot be built: {error}',
-            hint="install the plugin that brings it",
-        ) from None
-
-
-def describe_head(head: Any) -> dict[str, Any]:
-    spec = getattr(head, "spec", None)
-    classes = list(getattr(head, "classes", ()))
-    return spec.to_json(classes) if spec is not None else {"type": "", "classes": classes, "settings": {}}
-
-
-def _check_backbone(host: Host, description: dict[str, Any], directory: Path) -> None:
-    mine, saved = host.fingerprint, description["backbone"]
-    if mine["sha256"] != saved["sha256"]:
-        raise MtpeftError(
-            f'"{directory}" was trained on {saved["name"]} with other weights '
-            f"(sha256 {saved['sha256'][:12]}, here {mine['name']} {mine['sha256'][:12]})",
-            hint="load the same backbone, weights and image size",
+    path = directory / name
+    if not path.exists():
+        raise MtpeftError(f'"{path}" is missing', hint="the adapter folder is incomplete; take another copy")
+    tensors = read_tensors(path)
+    if file_sha256(path) != file.files.get(name):
+        raise DataError(
+            f'"{path}" is not what was written: its sha256 is another than {DESCRIPTION} says',
+            hint="the file is damaged; take it from a copy",
         )
-    names = [m["name"] for m in description["methods"]]
-    if names != list(host.methods):
-        raise MtpeftError(
-            f'"{directory}" holds the methods {_listed(names)}, and this host {_listed(host.methods)}',
-            hint="build the host with the same methods, or use mtpeft.load(directory, backbone)",
-        )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def _matched(mine: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> list[tuple[Tensor, Tensor]]:
-    for key in sorted(mine.keys() | saved.keys()):
-        if key not in saved or key not in mine:
-            where = "lacks" if key not in saved else "has the unknown"
-            raise MtpeftError(
-                f'"{path}" {where} tensor {key}', hint="the method's settings differ from those it was trained with"
-            )
-        if mine[key].shape != saved[key].shape:
-            raise MtpeftError(
-                f'"{path}": {key} has shape {tuple(saved[key].shape)}, and here {tuple(mine[key].shape)}',
-                hint="the method's settings differ from those it was trained with",
-            )
-    return [(mine[key], saved[key]) for key in mine]
-
-
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, path)
+    return tensors

@@ -10,7 +10,7 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
-from mtpeft.backbone.extract import Extractor, evaluating
+from mtpeft.backbone.extract import Extractor, evaluating, input_channels
 
 _CHANNELS_FIRST = (
     nn.Conv2d,
@@ -86,7 +86,7 @@ def run_once(backbone: nn.Module, image_size: tuple[int, int] | None = None, bat
     """One forward pass on zeros, through the same door that `Extractor` uses."""
     size = image_size or native_size(backbone)
     parameter = next(backbone.parameters())
-    images = torch.zeros(batch, 3, *size, device=parameter.device, dtype=parameter.dtype)
+    images = torch.zeros(batch, input_channels(backbone), *size, device=parameter.device, dtype=parameter.dtype)
     Extractor(backbone, size)(backbone, images)
 
 

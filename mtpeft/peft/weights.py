@@ -43,8 +43,7 @@ class WeightMount(Mount):
                 break
             ref = placed.site.rows
             rows = original[ref.start : ref.stop] if original.ndim else original
-            index = self.pass_state.current.first
-            original = replace_rows(original, ref.start, ref.stop, self.run(placed, index, task, rows))
+            original = replace_rows(original, ref.start, ref.stop, self.run(placed, *self.whole(task), rows))
         return original
 
 
@@ -86,7 +85,7 @@ def changed_bias(weights: WeightMount, placed: PartAtSite, task: str | None, bia
     ref = placed.site.rows
     original = placed.site.model.original(ref.path, ref.name)
     weight = weights.value(original, task, until=placed)[ref.start : ref.stop]
-    with weights.using(placed, weights.pass_state.current.first, task) as part:
+    with weights.using(placed, *weights.whole(task)) as part:
         return part.bias(weight, bias)
 
 

@@ -48,7 +48,7 @@ class Readout(Head):
             seen.append(features.prefix.square().mean(1))
         return F.linear(torch.cat(seen, 1), self.weight)
 
-    def extend(self, classes: Sequence[str]) -> None:
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
         self.classes += tuple(classes)
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), torch.zeros(len(classes), self.weight.shape[1])]))
 

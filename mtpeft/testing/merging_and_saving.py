@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mtpeft.backbone.extract import Extractor
 from mtpeft.errors import MtpeftError, NotApplicable, UsageError
-from mtpeft.peft.adapt import load
+from mtpeft.adapt import load
 from mtpeft.peft.host import Host
 from mtpeft.peft.merging import plain_state
 from mtpeft.testing.case import Case, part_parameters

@@ -23,7 +23,7 @@ from mtpeft.data.label_checks import label_errors
 from mtpeft.errors import DataError, MtpeftError, UsageError, did_you_mean
 from mtpeft.evaluation import ResultMatrix, TaskRecord
 from mtpeft.files import read_json
-from mtpeft.peft.heads import HeadSpec
+from mtpeft.peft.store import HeadSpec
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
 from mtpeft.plugins import create

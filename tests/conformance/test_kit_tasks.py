@@ -43,7 +43,7 @@ class Lines(Head):
     def forward(self, features: Features) -> Tensor:
         return functional.linear(features.pooled, self.weight)
 
-    def extend(self, classes: Sequence[str]) -> None:
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
         self.classes += tuple(classes)
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), torch.zeros(len(classes), self.weight.shape[1])]))
 
@@ -150,7 +150,7 @@ class Pretends(Toy):
 
 
 class Redrawn(Lines):
-    def extend(self, classes: Sequence[str]) -> None:
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
         self.classes += tuple(classes)
         self.weight = nn.Parameter(torch.randn(len(self.classes), self.weight.shape[1]))
 

@@ -21,7 +21,7 @@ class Linear(Head):
     def forward(self, features: Features) -> Tensor:
         return self.layer(features.pooled)
 
-    def extend(self, classes) -> None:
+    def extend(self, classes, info=None) -> None:
         raise NotImplementedError
 
 

@@ -226,7 +226,7 @@ class Queried(Method):
         plain, adapted = host.run(images, unknown), host.run(images, route)
         return replace(adapted, pooled=torch.cat([plain.pooled, adapted.pooled], 1))
 
-    def features_info(self, info: FeaturesInfo) -> FeaturesInfo:
+    def features_info(self, info: FeaturesInfo, seen: Sequence[str]) -> FeaturesInfo:
         return replace(info, pooled=2 * info.pooled)
 
 

@@ -48,7 +48,7 @@ class Pooled(Head):
     def forward(self, features: Any) -> Tensor:
         return F.linear(self.drop(features.pooled), self.weight, self.bias)
 
-    def extend(self, classes: Sequence[str]) -> None:
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
         new = [name for name in classes if name not in self.classes]
         self.classes += tuple(new)
         fresh = torch.randn(len(new), self.weight.shape[1]) * 0.02

@@ -99,7 +99,7 @@ class Vqt(Method):
         """With queries for each task, samples of an unknown one get features of the same width all the same."""
         return super().owners(task, seen) or (SHARED,)
 
-    def features_info(self, info: FeaturesInfo) -> FeaturesInfo:
+    def features_info(self, info: FeaturesInfo, seen: Sequence[str]) -> FeaturesInfo:
         return replace(info, pooled=info.pooled + getattr(self, "added", 0))
 
     def part(self, site: Site) -> Part | None:

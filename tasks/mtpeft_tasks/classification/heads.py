@@ -33,7 +33,7 @@ class Linear(Head):
     def forward(self, features: Features) -> Tensor:
         return F.linear(self.dropout(features.pooled), self.weight, self.bias)
 
-    def extend(self, classes: Sequence[str]) -> None:
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
         new = unseen(classes, self.classes)
         self.classes += new
         self.weight = nn.Parameter(grown(self.weight, len(new), _STD))
@@ -66,7 +66,7 @@ class Cosine(Head):
     def forward(self, features: Features) -> Tensor:
         return self.scale * F.linear(F.normalize(features.pooled, dim=-1), F.normalize(self.weight, dim=-1))
 
-    def extend(self, classes: Sequence[str]) -> None:
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
         new = unseen(classes, self.classes)
         self.classes += new
         self.weight = nn.Parameter(grown(self.weight, len(new), _STD))

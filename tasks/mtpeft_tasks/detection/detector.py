@@ -78,7 +78,7 @@ class Detector(Head):
     def grow(self, count: int) -> None:
         """Add outputs for ``count`` classes behind those there are, which stay bit-identical."""
 
-    def extend(self, classes: Sequence[str]) -> None:
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
         new = unseen(classes, self.classes)
         self.classes += new
         self.grow(len(new))

@@ -64,7 +64,7 @@ class SegmentationHead(Head, ABC):
             return logits
         return F.interpolate(logits, self.size, mode="bilinear", align_corners=False)
 
-    def extend(self, classes: Sequence[str]) -> None:
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
         new = unseen(classes, self.classes)
         self.classes += new
         self.weight = nn.Parameter(grown(self.weight, len(new), self.std))

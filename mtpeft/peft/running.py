@@ -1,0 +1,136 @@
+"""Running the adapted backbone under a route, the cheapest exact way; and the plain one beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from mtpeft.backbone.extract import Extractor, evaluating
+from mtpeft.backbone.features import Features, FeaturesInfo
+from mtpeft.peft.attach import Attachments
+from mtpeft.peft.fork import CannotFork, fork_block, repeated
+from mtpeft.peft.gradients import TaskGradients
+from mtpeft.peft.original import OriginalState
+from mtpeft.peft.route import Fork, Pass, Route, TokenLayout
+
+
+class Running:
+    """Passes of one backbone.
+
+    Args:
+        extractor: timm model in, features out.
+        attachments: the parts on the backbone; they share its pass state.
+        original: says whether blocks are recomputed.
+
+    Attributes:
+        gradients: the views that keep each task's gradients apart, or None.
+    """
+
+    def __init__(self, extractor: Extractor, attachments: Attachments, original: OriginalState) -> None:
+        self.extractor, self.attachments, self.original = extractor, attachments, original
+        self.pass_state = attachments.pass_state
+        self.gradients: TaskGradients | None = None
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.attachments.backbone
+
+    def info(self) -> FeaturesInfo:
+        """Widths of the plain backbone's features."""
+        with self.pass_state.silent():
+            return self.extractor.info(self.backbone)
+
+    @torch.no_grad()
+    def plain(self, images: Tensor) -> Features:
+        """The backbone without any part, in evaluation mode; a pass in progress goes on as it was."""
+        with self.pass_state.silent(), evaluating(self.backbone):
+            self.pass_state.enter(Pass(Route.single(None, len(images))))
+            return self.extractor(self.backbone, images)
+
+    def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
+        """One pass, or one for each task where the active parts do not allow a mixed one."""
+        given, segments = given or {}, route.segments
+        apart = self.gradients is not None
+        if len(segments) == 1 or self.attachments.can_share_pass(route.tasks, per_task_gradients=apart):
+            return self._pass(images, route, given=given)
+        pieces = []
+        for index, s in enumerate(segments):
+            own = {name: tensor[s.start : s.stop] for name, tensor in given.items()}
+            pieces.append(self._pass(images[s.start : s.stop], Route.single(s.task, s.stop - s.start), index, own))
+        return Features.cat(pieces)
+
+    def each(self, images: Tensor, tasks: Sequence[str]) -> Features:
+        """The features of the same images for several tasks, task by task ``(T B, ...)``.
+
+        What the tasks share runs once, unless each task's gradients are kept apart.
+        """
+        fork = self._fork(tasks)
+        if fork is not None:
+            try:
+                shared = self._pass(images, Route.single(tasks[0], len(images)), fork=fork)
+                return _spread(shared, len(images), len(tasks))
+            except CannotFork:
+                pass
+        names = [task for task in tasks for _ in range(len(images))]
+        return self.run(repeated(images, len(tasks)), Route.sorted(names)[0])
+
+    @contextmanager
+    def keeping_gradients(self, gradients: TaskGradients) -> Iterator[TaskGradients]:
+        """Inside, every segment reads its own views of the shared parameters."""
+        self.gradients = gradients
+        try:
+            yield gradients
+        finally:
+            self.gradients = None
+
+    def _fork(self, tasks: Sequence[str]) -> Fork | None:
+        attachments = self.attachments
+        if self.gradients is not None or not attachments.can_share_pass(tasks, per_task_gradients=False):
+            return None
+        block = fork_block(attachments.model, [attachments.plans.get(task, ()) for task in tasks])
+        hooked = block in attachments.hooks  # a host without parts has no hooks, and nothing to fork for
+        return Fork(block, tuple(tasks)) if block is not None and hooked else None
+
+    def _pass(
+        self,
+        images: Tensor,
+        route: Route,
+        first: int = 0,
+        given: Mapping[str, Tensor] | None = None,
+        fork: Fork | None = None,
+    ) -> Features:
+        self.pass_state.tagging = self.original.recomputing()
+        size = (images.shape[-2], images.shape[-1])
+        layout = TokenLayout(self.extractor.prefix, *self.extractor.grid(self.backbone, size), size)
+        side = self.attachments.side
+        tasks = route.tasks if fork is None else fork.tasks
+        taps: list[Tensor] | None = [] if any(side.active(task) for task in tasks) else None
+        one_plan = fork is not None or (self.gradients is None and self.attachments.same_plan(route.tasks))
+        self.pass_state.enter(
+            Pass(route, layout, first, self.gradients, taps=taps, one_plan=one_plan, given=given or {}, fork=fork)
+        )
+        features = self.extractor(self.backbone, images)
+        return features if taps is None else self._beside(features, taps, len(tasks) if fork else 1)
+
+    def _beside(self, features: Features, taps: list[Tensor], copies: int) -> Features:
+        """Run the side parts on the finished features and the blocks' outputs."""
+        side = self.attachments.side
+        features = replace(features, taps=tuple(taps))
+        if copies > 1:
+            features = _spread(features, self.pass_state.current.route.size // copies, copies)
+        pieces = []
+        for index, segment, plan in side.spans():
+            piece = features[segment.start : segment.stop]
+            for part in plan:
+                piece = side.run(part, index, segment, piece)
+            pieces.append(piece)
+        return replace(Features.cat(pieces), taps=())
+
+
+def _spread(features: Features, size: int, copies: int) -> Features:
+    """Features of a forked pass with one copy for each task in all of them: what was read before the fork has one."""
+    return features.each(lambda tensor: repeated(tensor, copies) if len(tensor) == size else tensor)
