@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mtpeft.peft.method import Context as Context
     from mtpeft.peft.method import Method as Method
     from mtpeft.peft.module_map import ModuleMap as ModuleMap
+    from mtpeft.peft.mounts import PartAtSite as PartAtSite
     from mtpeft.peft.parts import InputPart as InputPart
     from mtpeft.peft.parts import KeyValuePart as KeyValuePart
     from mtpeft.peft.parts import LowRankPart as LowRankPart
@@ -42,6 +43,31 @@ if TYPE_CHECKING:
     from mtpeft.peft.route import Segment as Segment
     from mtpeft.peft.route import TokenLayout as TokenLayout
     from mtpeft.peft.sites import Site as Site
+    from mtpeft.peft.stock.bottlenecks import Activation as Activation
+    from mtpeft.peft.stock.bottlenecks import Bottleneck as Bottleneck
+    from mtpeft.peft.stock.bottlenecks import ParallelBottleneck as ParallelBottleneck
+    from mtpeft.peft.stock.bottlenecks import SequentialBottleneck as SequentialBottleneck
+    from mtpeft.peft.stock.calibration import Calibrated as Calibrated
+    from mtpeft.peft.stock.calibration import InputMoments as InputMoments
+    from mtpeft.peft.stock.calibration import first_batches as first_batches
+    from mtpeft.peft.stock.calibration import recording as recording
+    from mtpeft.peft.stock.calibration import summed_gradients as summed_gradients
+    from mtpeft.peft.stock.calibration import uncalibrated as uncalibrated
+    from mtpeft.peft.stock.fixed_random import FixedSeed as FixedSeed
+    from mtpeft.peft.stock.fixed_random import fixed_uniform as fixed_uniform
+    from mtpeft.peft.stock.grid import over_grid as over_grid
+    from mtpeft.peft.stock.grid import window_of as window_of
+    from mtpeft.peft.stock.low_rank import LowRankUpdate as LowRankUpdate
+    from mtpeft.peft.stock.low_rank import factors_from_weight as factors_from_weight
+    from mtpeft.peft.stock.low_rank import fill_down as fill_down
+    from mtpeft.peft.stock.low_rank import principal_directions as principal_directions
+    from mtpeft.peft.stock.prompts import PrefixKeysValues as PrefixKeysValues
+    from mtpeft.peft.stock.prompts import PromptTokens as PromptTokens
+    from mtpeft.peft.stock.prompts import drawn_prompts as drawn_prompts
+    from mtpeft.peft.stock.refusals import refuse_convolution as refuse_convolution
+    from mtpeft.peft.stock.refusals import refuse_reordered as refuse_reordered
+    from mtpeft.peft.stock.refusals import refuse_reshaped as refuse_reshaped
+    from mtpeft.peft.stock.replacement import Replacement as Replacement
     from mtpeft.plugins import resolve as resolve
     from mtpeft.schedule import Batch as Batch
     from mtpeft.schedule import Begin as Begin
@@ -77,12 +103,23 @@ _WHERE = {
     "mtpeft.peft.module_map": ["ModuleMap"],
     "mtpeft.names": ["SHARED"],
     "mtpeft.peft.method": ["Context", "Method"],
+    "mtpeft.peft.mounts": ["PartAtSite"],
     "mtpeft.peft.parts": [
         "InputPart", "KeyValuePart", "LowRankPart", "OutputPart", "Part", "PerTask", "SidePart", "TokenPart",
         "WeightPart", "zeros",
     ],
     "mtpeft.peft.route": ["Route", "Segment", "TokenLayout"],
     "mtpeft.peft.sites": ["Site"],
+    "mtpeft.peft.stock.bottlenecks": ["Activation", "Bottleneck", "ParallelBottleneck", "SequentialBottleneck"],
+    "mtpeft.peft.stock.calibration": [
+        "Calibrated", "InputMoments", "first_batches", "recording", "summed_gradients", "uncalibrated",
+    ],
+    "mtpeft.peft.stock.fixed_random": ["FixedSeed", "fixed_uniform"],
+    "mtpeft.peft.stock.grid": ["over_grid", "window_of"],
+    "mtpeft.peft.stock.low_rank": ["LowRankUpdate", "factors_from_weight", "fill_down", "principal_directions"],
+    "mtpeft.peft.stock.prompts": ["PrefixKeysValues", "PromptTokens", "drawn_prompts"],
+    "mtpeft.peft.stock.refusals": ["refuse_convolution", "refuse_reordered", "refuse_reshaped"],
+    "mtpeft.peft.stock.replacement": ["Replacement"],
     "mtpeft.data.reader": ["Reader", "open_data"],
     "mtpeft.schedule": ["Batch", "Begin", "End", "Evaluate", "Event", "Schedule", "TaskSize", "Update"],
     "mtpeft.balancing": ["Balancer"],

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.backbone.features import Features, FeaturesInfo, ImageConfig
+from mtpeft.errors import DataError
 from mtpeft.settings import Count, NonNegative, Whole
 
 if TYPE_CHECKING:
@@ -45,12 +46,18 @@ class Dataset(ABC):
     """Samples of one split, by index; always the same sample for the same index."""
 
     classes: tuple[str, ...]
+    left_out: tuple[DataError, ...] = ()
+    """What lies beside the data and was not read: what its reader noticed (`Reader.notice`)."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
+
+    def shown(self, index: int) -> frozenset[str] | None:
+        """The classes that a sample shows, without decoding it; None where that is not known."""
+        return None
 
     def manifest(self) -> dict[str, Any]:
         """What to record of this split: ``{"count": N, "sha256": ..., "histogram": {class: n}}``, and more."""
@@ -137,8 +144,15 @@ class Task(ABC):
         head_config: settings of the head (``head = {name = ..., ...}`` in a recipe).
         batch_size: samples per training step.
         loss_weight: factor on the task's loss.
-        split: make so many tasks of its classes, or tasks with so many classes each; 0 for one with all.
+        split: make so many tasks of its classes, or tasks with so many classes each; 0 for one with all. Where the
+            number does not divide the classes, the first tasks have one more.
+        class_order: with ``split``: ``shuffled`` by ``class_order_seed``; ``natural``, as the data has them; ``numpy``,
+            the permutation of published tables, by seed 1993 where ``class_order_seed`` is not given; or their names.
+        part: ``[k, n]`` trains on the k-th of n parts of the training samples, dealt once from the data's seed: tasks
+            with the same data and other parts have no sample in common.
         samples: train on so many samples, drawn once from the data's seed; 0 for all.
+        degenerate: ``error`` where nothing can be learned from the labels (a class that no sample shows, or no second
+            class to tell the first from), or ``allow`` it.
         missing_classes: ``error`` where validation or test shows a class that training does not, or ``allow`` it, as
             some published splits do: it is never learned, and counts as wrong.
     """
@@ -150,6 +164,10 @@ class Task(ABC):
     """One class for each image, from the pooled features: a method's `Method.classifier` may stand in for its head."""
     gives: ClassVar[str] = ""
     """The target that a reader must give (`Reader.gives`); empty for a type whose data comes from nowhere else."""
+    fewest_classes: ClassVar[int] = 1
+    """With fewer there is nothing to learn: a task that chooses between classes needs two."""
+    everywhere: ClassVar[tuple[str, ...]] = ()
+    """Classes that belong to every part of a `split`, such as ``background``."""
 
     data: str = ""
     group: str = ""
@@ -157,7 +175,10 @@ class Task(ABC):
     batch_size: Count = 16
     loss_weight: NonNegative = 1.0
     split: Whole | tuple[Count, ...] = 0
+    class_order: Literal["shuffled", "natural", "numpy"] | tuple[str, ...] = "shuffled"
+    part: tuple[Count, Count] | None = None
     samples: Whole = 0
+    degenerate: Literal["error", "allow"] = "error"
     missing_classes: Literal["error", "allow"] = "error"
 
     @abstractmethod
@@ -167,6 +188,12 @@ class Task(ABC):
         Raises:
             DataError: naming file and field, for data that cannot be used (no labels at all, a degenerate box, ...).
         """
+
+    def part_settings(
+        self, own: Sequence[str], earlier: Sequence[str], later: Sequence[str]
+    ) -> dict[str, Any]:
+        """Settings of a part of a `split`, which has its ``own`` classes beside those of earlier and later parts."""
+        return {"classes": list(own)}
 
     @abstractmethod
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:

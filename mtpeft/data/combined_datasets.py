@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
 from typing import Any
 
-from mtpeft.errors import DataError
-from mtpeft.task import Dataset, Sample
+from mtpeft.errors import DataError, UsageError
+from mtpeft.keyed_random import generator
+from mtpeft.task import Dataset, Sample, Task
 
 
 class JoinedSplits(Dataset):
@@ -21,6 +23,7 @@ class JoinedSplits(Dataset):
 
     def __init__(self, parts: Sequence[Dataset]) -> None:
         self.parts, self.classes = list(parts), parts[0].classes
+        self.left_out = tuple(error for part in parts for error in part.left_out)
         self.ends = list(accumulate(len(part) for part in parts))
         for part in parts:
             if part.classes != self.classes:
@@ -29,20 +32,30 @@ class JoinedSplits(Dataset):
     def __len__(self) -> int:
         return self.ends[-1]
 
-    def __getitem__(self, index: int) -> Sample:
+    def _place(self, index: int) -> tuple[Dataset, int]:
         part = bisect_right(self.ends, index)
-        return self.parts[part][index - (self.ends[part] - len(self.parts[part]))]
+        return self.parts[part], index - (self.ends[part] - len(self.parts[part]))
+
+    def __getitem__(self, index: int) -> Sample:
+        part, own = self._place(index)
+        return part[own]
+
+    def shown(self, index: int) -> frozenset[str] | None:
+        part, own = self._place(index)
+        return part.shown(own)
 
     def manifest(self) -> dict[str, Any]:
-        return {"count": len(self), "joined": [part.manifest() for part in self.parts]}
+        joined = [part.manifest() for part in self.parts]
+        counts = [part["histogram"] for part in joined if "histogram" in part]
+        total = {name: sum(count.get(name, 0) for count in counts) for name in self.classes}
+        return {"count": len(self), "joined": joined, **({"histogram": total} if len(counts) == len(joined) else {})}
 
 
-class Subsample(Dataset):
-    """``count`` samples of a data set, in its order; which ones is decided by the seed alone."""
+class Chosen(Dataset):
+    """The samples of a data set at these indices, in their order."""
 
-    def __init__(self, whole: Dataset, count: int, seed: int) -> None:
-        self.whole, self.classes = whole, whole.classes
-        self.indices = sorted(Random(seed).sample(range(len(whole)), count))
+    def __init__(self, whole: Dataset, indices: Sequence[int]) -> None:
+        self.whole, self.classes, self.left_out, self.indices = whole, whole.classes, whole.left_out, list(indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -50,5 +63,55 @@ class Subsample(Dataset):
     def __getitem__(self, index: int) -> Sample:
         return self.whole[self.indices[index]]
 
+    def shown(self, index: int) -> frozenset[str] | None:
+        return self.whole.shown(self.indices[index])
+
     def manifest(self) -> dict[str, Any]:
-        return {"count": len(self), "drawn": self.indices, "from": self.whole.manifest()}
+        """Where the whole says what each sample shows, the histogram counts the samples that show a class."""
+        about = {"count": len(self), "drawn": self.indices, "from": self.whole.manifest()}
+        counts = shown_counts(self)
+        return about if counts is None else {**about, "histogram": counts}
+
+
+class Subsample(Chosen):
+    """``count`` samples of a data set, in its order; which ones is decided by the seed alone."""
+
+    def __init__(self, whole: Dataset, count: int, seed: int) -> None:
+        super().__init__(whole, sorted(Random(seed).sample(range(len(whole)), count)))
+
+
+class Dealt(Chosen):
+    """The ``part``-th of ``parts`` parts of a data set, in its order; the parts are disjoint, and together all of it.
+
+    Which sample goes where is decided by the seed and the number of samples alone. Sizes differ by one at most.
+    """
+
+    def __init__(self, whole: Dataset, part: int, parts: int, seed: int) -> None:
+        count = len(whole)
+        order = generator("part", seed, count).sample(range(count), count)
+        super().__init__(whole, sorted(order[part - 1 :: parts]))
+
+
+def to_train_on(whole: Dataset, task: Task, seed: int) -> Dataset:
+    """What a task trains on, of all that its data has for it: its ``part``, and of that so many ``samples``.
+
+    Raises:
+        UsageError: for a part that there is not, or that is empty.
+    """
+    if task.part is not None:
+        number, parts = task.part
+        if number > parts or parts > len(whole):
+            message = f"part = [{number}, {parts}] is none of {len(whole)} samples"
+            raise UsageError(message, hint="[k, n] is the k-th of n parts: k from 1 to n")
+        whole = Dealt(whole, number, parts, seed)
+    return Subsample(whole, task.samples, seed) if 0 < task.samples < len(whole) else whole
+
+
+def shown_counts(data: Dataset) -> dict[str, int] | None:
+    """How many samples show each class; None where the data does not say."""
+    counts: Counter[str] = Counter()
+    for index in range(len(data)):
+        if (names := data.shown(index)) is None:
+            return None
+        counts.update(names)
+    return {name: counts[name] for name in data.classes}

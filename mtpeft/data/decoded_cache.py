@@ -41,7 +41,7 @@ class Decoded(Dataset):
     """
 
     def __init__(self, whole: Dataset, folder: Path) -> None:
-        self.whole, self.folder, self.classes = whole, folder, whole.classes
+        self.whole, self.folder, self.classes, self.left_out = whole, folder, whole.classes, whole.left_out
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -54,6 +54,9 @@ class Decoded(Dataset):
             sample = self.whole[index]
             _write(path, sample)
             return sample
+
+    def shown(self, index: int) -> frozenset[str] | None:
+        return self.whole.shown(index)
 
     def manifest(self) -> dict[str, Any]:
         return self.whole.manifest()

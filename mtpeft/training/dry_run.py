@@ -13,7 +13,6 @@ from mtpeft.data.split_classes import split_classes
 from mtpeft.schedule import Batch, Begin, End, Event, Update
 from mtpeft.training.continue_from import Inheritance
 from mtpeft.training.loop import Loop
-from mtpeft.training.progress import Quiet
 from mtpeft.training.run import Run, setup
 from mtpeft.training.run_files import costs
 
@@ -34,7 +33,7 @@ def rehearse(config: Config, source: Path | None = None) -> dict[str, Any]:
     run = setup(inheritance.merge(config), inherited=inheritance.tasks, first_stage=inheritance.stages)
     inheritance.give(run)
     stages = [event for event in run.events() if isinstance(event, Begin)]
-    loop = Loop(run, Quiet())
+    loop = Loop(run)
     seconds = _time_updates(loop)
     for name in run.trained:
         run.meet(name)

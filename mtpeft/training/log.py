@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mtpeft.errors import MtpeftError
 from mtpeft.files import explained
+from mtpeft.training.happenings import Happening
 
 
 class Log:
@@ -16,13 +18,27 @@ class Log:
     Args:
         path: the file; created, or cut to ``length`` bytes where it exists.
         length: bytes that belong to the state from which the run goes on.
+
+    Raises:
+        MtpeftError: if the file is shorter than that: lines are gone, and are not made up.
     """
 
     def __init__(self, path: Path, *, length: int = 0) -> None:
         self.path = path
         with explained(path):
+            size = path.stat().st_size if path.exists() else 0
+            if size < length:
+                raise MtpeftError(
+                    f'"{path}" has {size} bytes, and {length} were written when the run was saved',
+                    hint="put the whole file back from a copy, or start again with another --out",
+                )
             self.file = path.open("ab")
             self.file.truncate(length)
+
+    def tell(self, happening: Happening) -> None:
+        """Write what a resumed run tells as well."""
+        if happening.logged:
+            self.write(happening.to_json())
 
     def write(self, event: dict[str, Any]) -> None:
         with explained(self.path):
@@ -30,7 +46,7 @@ class Log:
             self.file.flush()
 
     def sync(self) -> int:
-        """Put every line on the disk; the length in bytes."""
+        """fsync every line; the length in bytes."""
         with explained(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())

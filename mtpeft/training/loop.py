@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import islice
 from time import perf_counter, process_time
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +13,20 @@ from mtpeft.data.loading import Loaded
 from mtpeft.schedule import Batch, Begin, End, Evaluate, Event, Update
 from mtpeft.training.divergence import check_gradients, check_losses
 from mtpeft.training.evaluate import evaluate
+from mtpeft.training.happenings import (
+    Channel,
+    Evaluated,
+    Listener,
+    StageBegan,
+    StageEnded,
+    StageResumed,
+    Stopwatch,
+    StoppedEarly,
+    Updated,
+)
 from mtpeft.training.optimizer import clip, rate, set_rate
-from mtpeft.training.progress import Progress
 from mtpeft.training.run import Run
+from mtpeft.training.run_files import peak_memory
 from mtpeft.training.stage import Position, Stage
 from mtpeft.training.validation import Validation
 
@@ -25,26 +35,31 @@ class Loop:
     """Trains a `Run` event by event.
 
     Args:
-        log: called with one plain dictionary for each thing that happens.
+        listener: is told of everything that happens.
         after: called with each event once the position stands behind it: the place to save and to stop.
         pause: called within an evaluation, after each batch; may raise to stop there.
     """
 
     stage: Stage
+    stage_watch: Stopwatch
+    update_watch: Stopwatch
 
     def __init__(
         self,
         run: Run,
-        progress: Progress,
-        log: Callable[[dict[str, Any]], None] = lambda entry: None,
+        listener: Listener | None = None,
         after: Callable[[Event], None] = lambda event: None,
         pause: Callable[[], None] = lambda: None,
     ) -> None:
-        self.run, self.progress, self.log, self.after, self.pause = run, progress, log, after, pause
+        self.run, self.after, self.pause = run, after, pause
+        self.listener = Channel() if listener is None else listener
         self.at, self.validation = Position(), Validation(run)
 
     def train(self) -> None:
         """Interpret the schedule, from where the position stands to its end."""
+        if self.at.open:
+            self.listener.tell(StageResumed(self.at.stage, self.at.tasks, self.at.steps, self.at.step))
+        self.stage_watch = Stopwatch(self.at.images)
         for event in islice(self.run.events(), self.at.events, None):
             self.do(event)
             self.after(event)
@@ -70,6 +85,7 @@ class Loop:
 
     def begin(self, event: Begin) -> None:
         """New tasks get parts and heads, methods look at the data, and the optimizer is made for what trains now."""
+        self.stage_watch = Stopwatch(self.at.images)
         self.at.enter(event)
         for name in event.tasks:
             self.run.meet(name)
@@ -81,16 +97,17 @@ class Loop:
         for method in self.run.host.methods.values():
             method.begin_stage(self.stage.context)
         self.open_stage()
+        self.listener.tell(StageBegan(self.at.stage, self.at.tasks, self.at.steps))
 
     def open_stage(self) -> None:
         """Make the optimizer and the stream of batches, at a stage's beginning or in its middle."""
         self.stage.open()
         self.run.host.train()
-        self.progress.begin(self.at.stage, self.at.tasks, self.at.steps, self.at.step)
 
     def batch(self, event: Batch) -> None:
         """Forward and backward; each task's loss counts as its part of the whole update."""
         if not self.stage.found:
+            self.update_watch = Stopwatch(self.at.images)
             self.stage.begin_update()
         loaded = self.stage.next_batch()
         self.stage.keep_apart()
@@ -126,30 +143,39 @@ class Loop:
             method.after_backward(stage.context)
         norm = clip(stage.parameters, settings.clip_norm)
         check_gradients(norm, self.at)
-        set_rate(stage.optimizer, rate(event.step, self.at.steps, round(settings.warmup * self.at.steps)))
+        factor = rate(event.step, self.at.steps, round(settings.warmup * self.at.steps))
+        set_rate(stage.optimizer, factor)
         stage.optimizer.step()
         for method in self.run.host.methods.values():
             method.after_step(stage.context)
         stage.optimizer.zero_grad(set_to_none=True)
         losses = stage.finish_update()
         self.at.step, self.at.updates = event.step + 1, self.at.updates + 1
-        self.log({"event": "update", "stage": self.at.stage, "step": event.step, "losses": losses, "norm": norm})
-        self.progress.step(event.step, losses)
+        measured = self.update_watch.read(self.at.images)
+        self.listener.tell(Updated(self.at.stage, event.step, losses, norm, self.learning_rates(factor), measured))
+
+    def learning_rates(self, factor: float) -> dict[str, float]:
+        """The rates of one step, by method, and of ``heads``."""
+        peaks = self.run.learning_rates()
+        return {name: factor * peak for name, peak in {**peaks["methods"], "heads": peaks["heads"]}.items()}
 
     def evaluate(self, event: Evaluate) -> None:
         """Scores of the stage's tasks to decide by (validation), or of all tasks seen for the result matrix."""
         scores = {}
         for name in event.tasks:
+            watch = Stopwatch()
             score = scores[name] = evaluate(self.run, name, event.split, pause=self.pause)
-            self.progress.score(name, event.split, score)
-            entry = {"event": "evaluate", "stage": event.stage, "split": event.split, "task": name}
-            self.log(entry | {"step": self.at.step, "value": score.value, "count": score.count})
+            measured = watch.read(score.count, peak_memory(self.run.device))
+            place = event.stage, event.split, name, self.at.step
+            self.listener.tell(Evaluated(*place, score.value, score.count, measured))
         if event.final:
             for name, score in scores.items():
                 self.run.matrix.add(event.stage, name, score.value, score.count, score.detail)
+            measured = self.stage_watch.read(self.at.images, peak_memory(self.run.device))
+            self.listener.tell(StageEnded(event.stage, self.at.tasks, measured))
         elif self.validation.update(scores):
             self.at.stopped = True
-            self.progress.say(f"no task improved on validation: stage {event.stage + 1} stops at update {self.at.step}")
+            self.listener.tell(StoppedEarly(event.stage, self.at.step))
 
     def end(self, event: End) -> None:
         """What the stage's tasks own is finished; of several saved weights, the best may be taken."""

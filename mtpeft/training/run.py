@@ -17,7 +17,7 @@ from mtpeft.backbone.features import Features
 from mtpeft.balancing import Balancer
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
-from mtpeft.data.combined_datasets import JoinedSplits, Subsample
+from mtpeft.data.combined_datasets import JoinedSplits, to_train_on
 from mtpeft.data.decoded_cache import Decoded, place
 from mtpeft.data.label_checks import label_errors
 from mtpeft.errors import DataError, MtpeftError, UsageError, did_you_mean
@@ -93,8 +93,8 @@ class Run:
         if (name, split) not in self._data:
             opened = [self._open(name, part) for part in (self.config.train_on if split == "train" else (split,))]
             found = opened[0] if len(opened) == 1 else JoinedSplits(opened)
-            most = self.tasks[name].samples if split == "train" else 0
-            self._data[name, split] = Subsample(found, most, self.data_seed) if 0 < most < len(found) else found
+            task = self.tasks[name]
+            self._data[name, split] = to_train_on(found, task, self.data_seed) if split == "train" else found
         return self._data[name, split]
 
     def _open(self, name: str, split: str) -> Dataset:

@@ -14,13 +14,14 @@ from mtpeft.config import Config
 from mtpeft.data.split_classes import split_classes
 from mtpeft.evaluation import ResultMatrix
 from mtpeft.files import read_json, write_file, write_folder, write_json
-from mtpeft.plugins import notify
 from mtpeft.schedule import Batch, Evaluate, Event, Update
 from mtpeft.training import checkpoint
 from mtpeft.training.continue_from import Inheritance
+from mtpeft.training.happenings import Channel, Listener, Measured, Remark, RunBegan, RunEnded, Saved
+from mtpeft.training.listeners import Observers
 from mtpeft.training.log import Log
 from mtpeft.training.loop import Loop
-from mtpeft.training.progress import Progress, Quiet
+from mtpeft.training.progress import Quiet
 from mtpeft.training.run import Run, setup
 from mtpeft.training.run_files import costs, manifest, refuse_changes, refuse_existing
 from mtpeft.training.stage import Position, Stage
@@ -34,15 +35,16 @@ class Session:
     Use `start` or `resume`, then `train`.
     """
 
-    def __init__(self, run: Run, progress: Progress) -> None:
+    def __init__(self, run: Run, progress: Listener) -> None:
         self.run, self.progress = run, progress
-        self.loop = Loop(run, progress, self.log_entry, self.after, self.pause)
+        self.channel = Channel(progress, Observers(run))
+        self.loop = Loop(run, self.channel, self.after, self.pause)
         self.log: Log | None = None
         self.wanted = False
         self.random = checkpoint.random_state()
 
     @staticmethod
-    def start(config: Config, *, progress: Progress | None = None, source: Path | None = None) -> Session:
+    def start(config: Config, *, progress: Listener | None = None, source: Path | None = None) -> Session:
         """A new run, its folder made and its first state saved.
 
         Args:
@@ -67,7 +69,7 @@ class Session:
         return session
 
     @staticmethod
-    def resume(config: Config, *, progress: Progress | None = None) -> Session:
+    def resume(config: Config, *, progress: Listener | None = None) -> Session:
         """A run as its last saved state left it.
 
         Raises:
@@ -92,33 +94,33 @@ class Session:
             KeyboardInterrupt: after Ctrl-C, with the state saved.
         """
         self.log = Log(self.run.folder / "events.jsonl", length=self.loop.at.log_bytes)
-        checkpoint.restore_random(self.random)
-        notify("run_started", run=self.run)
+        self.channel.listeners.append(self.log)
+        try:
+            self.channel.tell(RunBegan(str(self.run.folder), tuple(self.run.tasks), self.loop.at.updates))
+            checkpoint.restore_random(self.random)
+            self.go_on()
+            self.finish()
+        finally:
+            self.channel.close()
+        return self.run.matrix
+
+    def go_on(self) -> None:
+        """Train from where the position stands to the end; Ctrl-C saves."""
         try:
             with self.listening():
                 self.loop.train()
         except KeyboardInterrupt:
             self.save()
             raise
-        finally:
-            self.progress.close()
-            self.log.close()
-        self.finish()
-        return self.run.matrix
 
     def finish(self) -> None:
-        run = self.run
-        run.matrix.costs = costs(run, self.loop.at)
+        """Write the adapter and the results."""
+        run, at = self.run, self.loop.at
+        run.matrix.costs = costs(run, at)
         write_folder(run.folder / "adapter", lambda folder: run.host.save(folder, run.about()))
         write_json(run.folder / "results.json", run.matrix.to_json())
-        notify("run_ended", run=run)
-
-    def log_entry(self, entry: dict[str, Any]) -> None:
-        """Write to the log; observers are told of each update."""
-        if self.log:
-            self.log.write(entry)
-        if entry["event"] == "update":
-            notify("step_ended", run=self.run, stage=entry["stage"], step=entry["step"], losses=entry["losses"])
+        spent = Measured(at.seconds, run.matrix.costs.images_per_second, run.matrix.costs.peak_memory_bytes)
+        self.channel.tell(RunEnded(str(run.folder), at.updates, spent))
 
     def after(self, event: Event) -> None:
         """Save where it is due; stop where Ctrl-C was pressed and no gradient is under way."""
@@ -128,7 +130,6 @@ class Session:
             self.save()
         if isinstance(event, Evaluate) and event.final:
             self.save()
-            notify("stage_ended", run=self.run, stage=event.stage, tasks=at.tasks)
         if not isinstance(event, Batch):
             self.pause()
 
@@ -147,7 +148,8 @@ class Session:
         def heard(number: int, frame: Any) -> None:
             self.wanted = True
             signal.signal(signal.SIGINT, before)
-            self.progress.say("stopping after this update ...")
+            # Not on the channel: a signal comes at any moment, perhaps in the middle of a logger.
+            self.progress.tell(Remark("stopping after this update ..."))
 
         signal.signal(signal.SIGINT, heard)
         try:
@@ -160,6 +162,7 @@ class Session:
         if self.log:
             self.loop.at.log_bytes = self.log.sync()
         checkpoint.save_state(self.run.folder / "state", self.loop.at.events, self.write_state)
+        self.channel.tell(Saved(self.loop.at.updates))
 
     def write_state(self, folder: Path) -> None:
         run, loop = self.run, self.loop

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.letters import Letters
 
 from mtpeft.config import Overrides, load
-from mtpeft.data.combined_datasets import JoinedSplits, Subsample
+from mtpeft.data.combined_datasets import Dealt, JoinedSplits, Subsample
 from mtpeft.errors import DataError, UsageError
 from mtpeft.schedule import Evaluate
 from mtpeft.task import Dataset
@@ -30,6 +32,36 @@ def test_drawn_is_decided_by_the_seed_alone() -> None:
     assert len(set(read(drawn))) == 7 and read(drawn) == "".join(sorted(read(drawn)))
     assert read(drawn) == read(Subsample(whole, 7, seed=3)) != read(Subsample(whole, 7, seed=4))
     assert drawn.manifest()["drawn"] == drawn.indices
+
+
+@given(count=st.integers(1, 60), parts=st.integers(1, 60), seed=st.integers(0, 9))
+def test_dealt_parts_are_disjoint_and_all_of_it(count: int, parts: int, seed: int) -> None:
+    whole = Letters("".join(chr(0x4E00 + index) for index in range(count)))
+    dealt = [Dealt(whole, part, parts, seed).indices for part in range(1, parts + 1)]
+    assert sorted(index for part in dealt for index in part) == list(range(count))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+def test_parts_are_decided_by_the_seed_alone() -> None:
+    whole = Letters("abcdefghijklmnopqrstuvwxyz")
+    assert read(Dealt(whole, 1, 3, seed=3)) == read(Dealt(whole, 1, 3, seed=3)) != read(Dealt(whole, 1, 3, seed=4))
+    assert read(Dealt(whole, 1, 3, seed=3)) != "".join(sorted("abcdefghijklmnopqrstuvwxyz"))[:9]
+
+
+def test_a_stream_of_tasks_meets_each_sample_of_its_data_once() -> None:
+    settings = [f"tasks.{name}.part=[{number},3]" for number, name in enumerate(("one", "two", "three"), 1)]
+    tasks = "one=colours,two=colours,three=colours"
+    run = setup(load(None, Overrides({"--tasks": tasks, "--method": "toy", "--backbone": "tiny"}, settings)))
+    met = [run.dataset(name, "train")[index].name for name in run.tasks for index in range(len(run.dataset(name, "train")))]
+    whole = run_with().dataset("colours", "train")
+    assert sorted(met) == sorted(whole[index].name for index in range(len(whole)))
+    assert [len(run.dataset(name, "test")) for name in run.tasks] == [len(run_with().dataset("colours", "test"))] * 3
+
+
+@pytest.mark.parametrize("part", ["[3,2]", "[1,1000]"])
+def test_a_part_there_is_not_is_refused(part: str) -> None:
+    with pytest.raises(UsageError, match="is none of"):
+        run_with(f"tasks.colours.part={part}").dataset("colours", "train")
 
 
 def run_with(*settings: str):

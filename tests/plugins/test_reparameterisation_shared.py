@@ -8,8 +8,8 @@ import pytest
 import torch
 from support.reparameterised import Reparameterised, close, detached
 
+from mtpeft.api import fixed_uniform
 from mtpeft.errors import NotApplicable
-from mtpeft_plugins.partial._fixed import fixed_uniform
 
 SLICES = {"attn.q": 1, "attn.k": 1, "attn.v": 1, "attn.proj": 1, "mlp.fc1": 4, "mlp.fc2": 4}
 

@@ -2,20 +2,45 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
-from mtpeft.task import Score
+from mtpeft.training.happenings import (
+    Evaluated,
+    Measured,
+    Remark,
+    RunBegan,
+    Saved,
+    StageBegan,
+    StageEnded,
+    StageResumed,
+    StoppedEarly,
+    Updated,
+)
 from mtpeft.training.progress import Bars, Lines, Quiet, choose
+
+SPENT = Measured(0.1, 40.0, 2**20)
+
+
+def update(step: int, losses: dict[str, float]) -> Updated:
+    return Updated(0, step, losses, 1.0, {"lora": 1e-3}, SPENT)
 
 
 def play(progress) -> None:
-    progress.begin(0, ("a", "b"), 2, 0)
-    progress.step(0, {"a": 1.5})
-    progress.step(1, {"b": 0.25})
-    progress.score("a", "val", Score(81.25, 4))
-    progress.score("b", "val", Score(None, 4))
-    progress.begin(1, ("c",), 2, 1)
-    progress.say("done")
+    for happening in (
+        RunBegan("runs/x", ("a", "b", "c"), 0),
+        StageBegan(0, ("a", "b"), 2),
+        update(0, {"a": 1.5}),
+        update(1, {"b": 0.25}),
+        Saved(2),
+        Evaluated(0, "val", "a", 2, 81.25, 4, SPENT),
+        Evaluated(0, "val", "b", 2, None, 4, SPENT),
+        StageEnded(0, ("a", "b"), SPENT),
+        StageResumed(1, ("c",), 2, 1),
+        StoppedEarly(1, 1),
+        Remark("done"),
+    ):
+        progress.tell(happening)
     progress.close()
 
 
@@ -38,16 +63,41 @@ def test_lines_are_plain_and_on_stderr(capsys):
         "val a: 81.25 (4 samples)",
         "val b: - (4 samples)",
         "stage 2: c; 2 updates, 1 done",
+        "no task improved on validation: stage 2 stops at update 1",
         "done",
     ]
 
 
 def test_lines_keep_to_their_pace_but_say_the_last_update(capsys):
     progress = Lines(seconds=1000)
-    progress.begin(0, ("a",), 3, 0)
+    progress.tell(StageBegan(0, ("a",), 3))
     for step in range(3):
-        progress.step(step, {"a": 1.0})
+        progress.tell(update(step, {"a": 1.0}))
     assert [line.split()[2] for line in capsys.readouterr().err.splitlines()[1:]] == ["3/3"]
+
+
+def test_quiet_shows_warnings_alone(capsys):
+    play(Quiet())
+    assert capsys.readouterr() == ("", "")
+    Quiet().tell(Remark("a logger raised", warning=True))
+    assert capsys.readouterr() == ("", "warning: a logger raised\n")
+
+
+@pytest.mark.parametrize("make", [lambda: Lines(seconds=0), lambda: Bars(Console(stderr=True, force_terminal=True, width=200))])
+def test_names_of_others_reach_no_terminal_raw(make, capsys):
+    hostile = "a\x1b]0;owned\x07\r\nb\u202e[bold]"
+    progress = make()
+    for happening in (
+        StageBegan(0, (hostile,), 1),
+        update(0, {hostile: 1.0}),
+        Evaluated(0, hostile, hostile, 1, 1.0, 4, SPENT),
+        Remark(hostile, warning=True),
+    ):
+        progress.tell(happening)
+    progress.close()
+    err = capsys.readouterr().err
+    assert "\x1b]" not in err and "\x07" not in err and "\u202e" not in err and "\r\nb" not in err
+    assert r"a\x1b]0;owned\x07\r\nb\u202e" in err
 
 
 def test_the_choice_follows_the_terminal(monkeypatch):

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Count, Fraction, Method, OutputPart, Site
-from mtpeft_plugins.addition._bottleneck import Activation
-from mtpeft_plugins.addition.adapter_pfeiffer import Sequential
+from mtpeft.api import Activation, Count, Fraction, Method, OutputPart, SequentialBottleneck, Site
 
 
 @dataclass
@@ -26,4 +24,4 @@ class AdapterHoulsby(Method):
     dropout: Fraction = 0.0
 
     def part(self, site: Site) -> OutputPart:
-        return Sequential(site.width, self.hidden, self.activation, self.dropout)
+        return SequentialBottleneck(site.width, self.hidden, self.activation, self.dropout)

@@ -8,21 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from mtpeft.api import Count, Fraction, Method, OutputPart, Site
-from mtpeft_plugins.addition._bottleneck import Activation, Bottleneck
-
-
-class Sequential(OutputPart):
-    """``y + up(phi(down y))``."""
-
-    def __init__(self, width: int, hidden: int, activation: Activation, dropout: float) -> None:
-        super().__init__()
-        self.bottleneck = Bottleneck(width, hidden, activation, dropout)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.bottleneck(y)
+from mtpeft.api import Activation, Count, Fraction, Method, OutputPart, SequentialBottleneck, Site
 
 
 @dataclass
@@ -38,4 +24,4 @@ class AdapterPfeiffer(Method):
     dropout: Fraction = 0.0
 
     def part(self, site: Site) -> OutputPart:
-        return Sequential(site.width, self.hidden, self.activation, self.dropout)
+        return SequentialBottleneck(site.width, self.hidden, self.activation, self.dropout)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, OutputPart, Site
-from mtpeft_plugins.addition._bottleneck import Bottleneck
+from mtpeft.api import Bottleneck, Count, Method, OutputPart, Site
 
 
 class Scaled(OutputPart):

@@ -6,33 +6,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mtpeft.api import Count, Fraction, InputPart, Method, NotApplicable, OutputPart, Part, Positive, Site
-from mtpeft_plugins.addition._beside import refuse_reshaped
-
-
-class ParallelBottleneck(OutputPart):
-    """``down (h, d)`` Kaiming-uniform with ``a = sqrt(5)``; ``up (d, h)`` and both biases zero."""
-
-    def __init__(self, width: int, hidden: int, scale: float, dropout: float, norm: bool) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
-        self.down, self.up = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.scale, self.dropout = scale, dropout
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        for tensor in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(tensor)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        hidden = F.dropout(F.relu(self.down(self.norm(x))), self.dropout, self.training)
-        return y + self.scale * self.up(hidden)
+from mtpeft.api import (
+    Count,
+    Fraction,
+    InputPart,
+    Method,
+    NotApplicable,
+    ParallelBottleneck,
+    Part,
+    Positive,
+    Site,
+    refuse_reshaped,
+)
 
 
 class Stream(InputPart):

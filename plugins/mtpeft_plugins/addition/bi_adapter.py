@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site
-from mtpeft_plugins.addition._beside import refuse_reshaped
+from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site, refuse_reshaped
 
 QUARTILE = NormalDist().inv_cdf(0.75)
 

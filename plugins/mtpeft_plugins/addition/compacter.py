@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mtpeft.api import Count, Method, NotApplicable, OutputPart, Site, zeros
 
 
-class Rule(nn.Module):
+class KroneckerRules(nn.Module):
     """``A (n, n, n)``, normal with deviation .01."""
 
     def __init__(self, terms: int) -> None:
@@ -74,7 +74,7 @@ class Compacter(Method):
         self.require(fits, f"hidden is {self.hidden}", f"the bottleneck is a multiple of the {self.terms} terms")
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
-        return Rule(self.terms)
+        return KroneckerRules(self.terms)
 
     def part(self, site: Site) -> OutputPart:
         if site.width % self.terms:

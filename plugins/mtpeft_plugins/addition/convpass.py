@@ -14,9 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site
-from mtpeft_plugins.addition._beside import refuse_reshaped
-from mtpeft_plugins.addition._grid import over_grid, refuse_reordered, window_of
+from mtpeft.api import (
+    Count,
+    Fraction,
+    Method,
+    OutputPart,
+    Positive,
+    Site,
+    over_grid,
+    refuse_reordered,
+    refuse_reshaped,
+    window_of,
+)
 
 
 class ConvolutionalBottleneck(OutputPart):

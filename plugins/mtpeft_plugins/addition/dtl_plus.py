@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Site
-from mtpeft_plugins.addition._grid import over_grid
+from mtpeft.api import Count, Site, over_grid
 from mtpeft_plugins.addition.dtl import Dtl, SideStream
 
 

@@ -23,11 +23,12 @@ from mtpeft.api import (
     Method,
     NotApplicable,
     Part,
+    PromptTokens,
     Site,
     TokenPart,
+    drawn_prompts,
     zeros,
 )
-from mtpeft_plugins.addition.vpt_shallow import Prompt, drawn_prompts
 
 
 class SharedPrefix(KeyValuePart):
@@ -104,7 +105,7 @@ class E2vpt(Method):
         if "tokens" not in site.tags:
             return SharedPrefix(site.width, self.key_values)
         if not self.prune and not self.prune_segments:
-            return Prompt(site, self.tokens, carry=False)
+            return PromptTokens(site, self.tokens, carry=False)
         if site.width % self.segments:
             raise NotApplicable(
                 f"e2vpt splits the {site.width} channels of a token into {self.segments} segments",

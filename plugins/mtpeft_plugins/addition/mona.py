@@ -14,11 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Fraction, InputPart, Method, OutputPart, Part, Site, TokenLayout
-from mtpeft_plugins.addition._grid import over_grid, refuse_reordered
+from mtpeft.api import (
+    Count,
+    Fraction,
+    InputPart,
+    Method,
+    OutputPart,
+    Part,
+    Site,
+    TokenLayout,
+    over_grid,
+    refuse_reordered,
+)
 
 
-class Adapter(nn.Module):
+class MultiScaleAdapter(nn.Module):
     """The change of ``x (..., d)``."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
@@ -43,7 +53,7 @@ class Adapter(nn.Module):
 
 
 class BehindAttention(InputPart):
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: MultiScaleAdapter) -> None:
         super().__init__()
         self.adapter = adapter
 
@@ -52,7 +62,7 @@ class BehindAttention(InputPart):
 
 
 class BehindBlock(OutputPart):
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: MultiScaleAdapter) -> None:
         super().__init__()
         self.adapter = adapter
 
@@ -73,5 +83,5 @@ class Mona(Method):
 
     def part(self, site: Site) -> Part:
         refuse_reordered(site)
-        adapter = Adapter(site.width, self.hidden, self.dropout)
+        adapter = MultiScaleAdapter(site.width, self.hidden, self.dropout)
         return BehindAttention(adapter) if "middle" in site.tags else BehindBlock(adapter)

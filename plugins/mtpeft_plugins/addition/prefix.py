@@ -8,23 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
-from mtpeft.api import Count, KeyValuePart, Method, Site
-
-
-class Prefixes(KeyValuePart):
-    """Keys and values, each ``(1, p, d)``."""
-
-    def __init__(self, width: int, tokens: int) -> None:
-        super().__init__()
-        self.keys, self.values = (nn.Parameter(torch.empty(1, tokens, width)) for _ in "kv")
-        for prefix in (self.keys, self.values):
-            nn.init.xavier_uniform_(prefix[0])
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.keys, self.values
+from mtpeft.api import Count, KeyValuePart, Method, PrefixKeysValues, Site
 
 
 @dataclass
@@ -39,4 +23,4 @@ class Prefix(Method):
     tokens: Count = 10
 
     def part(self, site: Site) -> KeyValuePart:
-        return Prefixes(site.width, self.tokens)
+        return PrefixKeysValues(site.width, self.tokens)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mtpeft.api import Count, Fraction, InputPart, Method, NotApplicable, Part, Positive, Site, WeightPart, zeros
 
 
-class Adapter(nn.Module):
+class LinearAdapter(nn.Module):
     """``A (h, d)`` Xavier-uniform, ``a (h,)``, ``B`` as ``(g, d / g, h / g)``, ``c (d,)``."""
 
     def __init__(self, width: int, hidden: int, groups: int, scale: float, dropout: float) -> None:
@@ -39,7 +39,7 @@ class Adapter(nn.Module):
 
 
 class BeforeModule(InputPart):
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: LinearAdapter) -> None:
         super().__init__()
         self.adapter = adapter
 
@@ -54,7 +54,7 @@ class BeforeModule(InputPart):
 class InWeight(WeightPart):
     """The same adapter where a backbone reads the weight without calling the layer."""
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: LinearAdapter) -> None:
         super().__init__()
         self.adapter = adapter
 
@@ -91,7 +91,7 @@ class Repadapter(Method):
             raise NotApplicable(
                 f"repadapter splits the {site.in_features} inputs of {site.name} into {self.groups} groups"
             )
-        adapter = Adapter(site.in_features, self.hidden, self.groups, self.scale, self.dropout)
+        adapter = LinearAdapter(site.in_features, self.hidden, self.groups, self.scale, self.dropout)
         if not site.bypassed:
             return BeforeModule(adapter)
         if self.dropout:

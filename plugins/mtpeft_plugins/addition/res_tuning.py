@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, OutputPart, Positive, Site, zeros
-from mtpeft_plugins.addition._beside import refuse_reshaped
-from mtpeft_plugins.addition._bottleneck import Bottleneck
+from mtpeft.api import Bottleneck, Count, Method, OutputPart, Positive, Site, refuse_reshaped, zeros
 
 
 class BesideOperation(OutputPart):

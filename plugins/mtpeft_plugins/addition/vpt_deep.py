@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Count, Method, Site, TokenPart
-from mtpeft_plugins.addition.vpt_shallow import Prompt
+from mtpeft.api import Count, Method, PromptTokens, Site, TokenPart
 
 
 @dataclass
@@ -20,4 +19,4 @@ class VptDeep(Method):
     tokens: Count = 10
 
     def part(self, site: Site) -> TokenPart:
-        return Prompt(site, self.tokens, carry=False)
+        return PromptTokens(site, self.tokens, carry=False)

@@ -2,30 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
-from mtpeft.api import Count, Method, Site, TokenPart
-
-
-def drawn_prompts(site: Site, tokens: int, width: int) -> nn.Parameter:
-    """``(1, p, d)``, uniform in ``+-sqrt(6 / (patch pixels x 3 + d))``."""
-    bound = math.sqrt(6 / (site.model.patch_inputs + width))
-    return nn.Parameter(torch.empty(1, tokens, width).uniform_(-bound, bound))
-
-
-class Prompt(TokenPart):
-    """``tokens (1, p, d)``."""
-
-    def __init__(self, site: Site, tokens: int, carry: bool) -> None:
-        super().__init__()
-        self.tokens, self.carry = drawn_prompts(site, tokens, site.width), carry
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.tokens
+from mtpeft.api import Count, Method, PromptTokens, Site, TokenPart
 
 
 @dataclass
@@ -40,4 +19,4 @@ class VptShallow(Method):
     tokens: Count = 50
 
     def part(self, site: Site) -> TokenPart:
-        return Prompt(site, self.tokens, carry=True)
+        return PromptTokens(site, self.tokens, carry=True)

@@ -18,8 +18,19 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor
 
-from mtpeft.api import SHARED, Count, Features, FeaturesInfo, Method, NotApplicable, OutputPart, Part, SidePart, Site
-from mtpeft_plugins.addition.vpt_shallow import drawn_prompts
+from mtpeft.api import (
+    SHARED,
+    Count,
+    Features,
+    FeaturesInfo,
+    Method,
+    NotApplicable,
+    OutputPart,
+    Part,
+    SidePart,
+    Site,
+    drawn_prompts,
+)
 
 
 class Queries(OutputPart):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mtpeft.api import Count, Fraction, LowRankPart, Method, PerTask, Positive, Site, zeros
 
 
-class Hydra(LowRankPart):
+class ManyHeads(LowRankPart):
     """``A (r, in)`` Kaiming-uniform and ``B (out, N r)`` zero, its columns head by head."""
 
     def __init__(self, site: Site, rank: int, heads: int, scale: float, dropout: float) -> None:
@@ -32,7 +32,7 @@ class Hydra(LowRankPart):
         return self.A, self.B, self.scale
 
 
-class TaskHydra(Hydra):
+class TaskRouted(ManyHeads):
     """Gates of the task alone: ``softmax(w_t)``. The heads fold into one ``B``, so the part merges.
 
     ``w_t`` starts at random: with equal gates all heads would get one gradient, and stay one head for ever.
@@ -47,7 +47,7 @@ class TaskHydra(Hydra):
         return self.A, torch.einsum("n,onr->or", self.logits.current.softmax(0), heads), self.scale
 
 
-class TokenHydra(Hydra):
+class TokenRouted(ManyHeads):
     """Gates of each token: ``softmax(R x)``, or ``softmax(R x + w_t)`` with the task's own preference."""
 
     input_dependent = True
@@ -94,5 +94,5 @@ class HydraLora(Method):
     def part(self, site: Site) -> LowRankPart:
         scale = self.alpha / self.rank
         if self.route == "task":
-            return TaskHydra(site, self.rank, self.heads, scale, self.dropout)
-        return TokenHydra(site, self.rank, self.heads, scale, self.dropout, task=self.route == "both")
+            return TaskRouted(site, self.rank, self.heads, scale, self.dropout)
+        return TokenRouted(site, self.rank, self.heads, scale, self.dropout, task=self.route == "both")

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, ModuleMap, NotApplicable, Site, WeightPart, zeros
-from mtpeft_plugins.partial.fact_tt import NO_MATRIX
+from mtpeft.api import Count, Method, ModuleMap, Site, WeightPart, refuse_convolution, zeros
 
 
 def place(site: Site) -> tuple[str, str]:
@@ -26,8 +25,7 @@ def place(site: Site) -> tuple[str, str]:
     Raises:
         NotApplicable: for a convolution.
     """
-    if len(site.shape) != 2:
-        raise NotApplicable(f"ARC recomposes tokens, and {site.name} is no linear layer", hint=NO_MATRIX)
+    refuse_convolution(site, "ARC recomposes tokens")
     module, _, leaf = site.name.rpartition(".")
     reader = module if leaf in ("q", "k", "v", "qkv") else site.name
     return reader, f"{reader.rpartition('.')[2]} {site.in_features}"

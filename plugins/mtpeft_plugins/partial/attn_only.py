@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mtpeft.api import Method, NotApplicable, Site, WeightPart
-from mtpeft_plugins.partial.full import Replacement
+from mtpeft.api import Method, NotApplicable, Replacement, Site, WeightPart
 
 
 @dataclass

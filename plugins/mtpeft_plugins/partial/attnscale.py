@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, NotApplicable, Site, WeightPart
-from mtpeft_plugins.partial.full import Replacement
+from mtpeft.api import Method, NotApplicable, Replacement, Site, WeightPart
 
 
 class HeadScale(WeightPart):

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, NotApplicable, OutputPart, Part, Site
-from mtpeft_plugins.partial.full import Replacement
+from mtpeft.api import Method, NotApplicable, OutputPart, Part, Replacement, Site
 
 
 class Gain(OutputPart):

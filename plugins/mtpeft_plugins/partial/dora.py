@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, Positive, Site, WeightPart
-from mtpeft_plugins.partial.lora import LowRank
+from mtpeft.api import Count, LowRankUpdate, Method, Positive, Site, WeightPart
 
 
 def row_norm(weight: Tensor) -> Tensor:
@@ -25,7 +24,7 @@ class WeightDecomposed(WeightPart):
 
     def __init__(self, site: Site, rank: int, scale: float) -> None:
         super().__init__()
-        self.direction = LowRank(site, rank, scale)
+        self.direction = LowRankUpdate(site, rank, scale)
         self.magnitude = nn.Parameter(row_norm(site.weight))
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, LowRankPart, Method, ModuleMap, NotApplicable, Positive, Site, zeros
-from mtpeft_plugins.partial.fact_tt import NO_MATRIX, SLICES
+from mtpeft.api import Count, LowRankPart, Method, ModuleMap, Positive, Site, refuse_convolution, zeros
+from mtpeft_plugins.partial.fact_tt import SLICES
 
 
 def role(site: Site) -> str:
@@ -28,8 +28,7 @@ def group_of(site: Site) -> str:
     Raises:
         NotApplicable: for a convolution.
     """
-    if len(site.shape) != 2:
-        raise NotApplicable(f"EFFT shares matrices, and {site.name} is no linear layer", hint=NO_MATRIX)
+    refuse_convolution(site, "EFFT shares matrices")
     return f"{role(site).split('.')[0]} {min(site.shape)} {max(site.shape)}"
 
 

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, LowRankPart, Method, ModuleMap, NotApplicable, Positive, Site, zeros
+from mtpeft.api import Count, LowRankPart, Method, ModuleMap, Positive, Site, refuse_convolution, zeros
 
 SLICES = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
 """Every matrix of the blocks; where there is none, the convolutions, whose refusal says why."""
-NO_MATRIX = "take a backbone with linear layers, or a method that changes convolutions, such as lora or loha"
 
 
 def slice_width(site: Site) -> int:
@@ -28,10 +27,7 @@ def slice_width(site: Site) -> int:
     Raises:
         NotApplicable: for a convolution.
     """
-    if len(site.shape) != 2:
-        raise NotApplicable(
-            f"FacT cuts weight matrices into slices, and {site.name} is no linear layer", hint=NO_MATRIX
-        )
+    refuse_convolution(site, "FacT cuts weight matrices into slices")
     return min(site.shape)
 
 

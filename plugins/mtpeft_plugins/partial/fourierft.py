@@ -15,8 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, Positive, Site, WeightPart
-from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
+from mtpeft.api import Count, FixedSeed, Method, Positive, Site, WeightPart, fixed_uniform
 
 
 class Places(nn.Module):
@@ -56,7 +55,7 @@ class Fourierft(Method):
     coefficients: Count = 1000
     scale: Positive = 150.0
     init: Literal["zero", "normal"] = "zero"
-    seed: Seed = 0
+    seed: FixedSeed = 0
 
     @property
     def identity_at_init(self) -> bool:

@@ -4,22 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
-from mtpeft.api import Method, Site, WeightPart
-
-
-class Replacement(WeightPart):
-    """A trained tensor in the place of the frozen one, equal to it at the start."""
-
-    replaces = True
-
-    def __init__(self, site: Site) -> None:
-        super().__init__()
-        self.value = nn.Parameter(site.weight.clone())
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return self.value
+from mtpeft.api import Method, Replacement, Site, WeightPart
 
 
 @dataclass

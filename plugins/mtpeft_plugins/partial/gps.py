@@ -16,8 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Count, Method, Site, WeightPart, zeros
-from mtpeft_plugins.partial._calibration import Calibrated, fresh, limited, summed_gradients
+from mtpeft.api import (
+    Calibrated,
+    Context,
+    Count,
+    Method,
+    Site,
+    WeightPart,
+    first_batches,
+    summed_gradients,
+    uncalibrated,
+    zeros,
+)
 
 
 class SparseRows(WeightPart):
@@ -83,8 +93,8 @@ class Gps(Method):
             labels = torch.stack([targets[row]["label"] for row in rows])
             return contrastive(context.host(images, task).pooled[rows], labels)
 
-        for placed, tasks in fresh(self, context):
-            batches = limited(context, tasks, self.calibration_batches)
+        for placed, tasks in uncalibrated(self, context):
+            batches = first_batches(context, tasks, self.calibration_batches)
             found = summed_gradients(context, [p.site for p in placed], batches, loss)
             for p, gradient in zip(placed, found or (), strict=bool(found)):
                 if gradient.any():  # none where no batch has two images of one class

@@ -34,7 +34,7 @@ def shift_name(site: Site) -> str:
     return f"shift {site.name.rpartition('.')[0]} {site.out_features}"
 
 
-class Rule(nn.Module):
+class RankOneRules(nn.Module):
     """``a`` and ``e (n, n)``, their rows the ``a_i`` and ``e_i``."""
 
     def __init__(self, count: int) -> None:
@@ -82,7 +82,7 @@ class Kadaptation(Method):
         for site in sites:
             count = terms(site, self.terms)
             if rule_name(site, count) not in found:
-                found[rule_name(site, count)] = Rule(count)
+                found[rule_name(site, count)] = RankOneRules(count)
             if shift_name(site) not in found:
                 found[shift_name(site)] = zeros(site.out_features)
         return found

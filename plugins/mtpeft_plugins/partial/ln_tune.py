@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Method, Site, WeightPart
-from mtpeft_plugins.partial.full import Replacement
+from mtpeft.api import Method, Replacement, Site, WeightPart
 
 
 @dataclass

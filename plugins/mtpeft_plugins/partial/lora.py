@@ -1,6 +1,6 @@
 """LoRA (ICLR 2022, arXiv 2106.09685): ``W + alpha / r * B A``, ``B`` zero at the start.
 
-``init`` names other starts (`_initialisation`). Where ``B A`` starts away from zero (PiSSA, OLoRA, orthogonal), the
+``init`` names other starts (`LowRankUpdate`). Where ``B A`` starts away from zero (PiSSA, OLoRA, orthogonal), the
 part subtracts its own initial product, ``W + s (B A - B_0 A_0)``, where released code edits the frozen weight: the
 backbone is shared, and other tasks' outputs must not move. EVA looks at data before training; all sites get the same
 rank.
@@ -14,49 +14,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mtpeft.api import (
+    Calibrated,
     Context,
     Count,
     Fraction,
+    InputMoments,
     LowRankPart,
+    LowRankUpdate,
     Method,
     NotApplicable,
     Positive,
     Site,
     UsageError,
     evaluating,
-    zeros,
+    first_batches,
+    principal_directions,
+    recording,
+    uncalibrated,
 )
-from mtpeft_plugins.partial._calibration import Calibrated, Moments, fresh, limited, watching
-from mtpeft_plugins.partial._initialisation import FROM_WEIGHT, fill_random, principal_directions, start
-
-
-class LowRank(LowRankPart):
-    """By default ``A (r, in)`` or ``(r, in, kh, kw)``, Kaiming-uniform with ``a = sqrt(5)``; ``B (out, r)`` zero."""
-
-    A0: Tensor
-    B0: Tensor
-
-    def __init__(self, site: Site, rank: int, scale: float, init: str = "kaiming", dropout: float = 0.0) -> None:
-        super().__init__()
-        self.scale, self.dropout, self.departs = scale, dropout, init in FROM_WEIGHT
-        shape = site.down_shape(rank)
-        if self.departs:
-            a, b = start(init, site.weight, rank, scale)
-            self.A, self.B = nn.Parameter(a), nn.Parameter(b)
-            self.register_buffer("A0", a.clone())
-            self.register_buffer("B0", b.clone())
-        else:
-            self.A, self.B = nn.Parameter(torch.empty(shape)), zeros(site.out_features, rank)
-            fill_random(self.A, init)
-
-    def factors(self) -> tuple[Tensor, Tensor, float]:
-        if not self.departs:
-            return self.A, self.B, self.scale
-        # B A - B0 A0 = (B - B0) A + B0 (A - A0), whose terms are exactly zero at the start
-        return torch.cat([self.A, self.A - self.A0]), torch.cat([self.B - self.B0, self.B0], 1), self.scale
 
 
 @dataclass
@@ -84,7 +62,7 @@ class Lora(Method):
     def part(self, site: Site) -> LowRankPart:
         if self.init == "eva" or self.dropout:
             self._check_input(site)
-        return LowRank(site, self.rank, self.scale, self.init, self.dropout)
+        return LowRankUpdate(site, self.rank, self.scale, self.init, self.dropout)
 
     def _check_input(self, site: Site) -> None:
         """Refuse what needs a layer's input where there is none to be had, or too little of it."""
@@ -107,10 +85,10 @@ class Lora(Method):
         """EVA: ``A`` becomes the leading principal directions of each site's inputs, once for each owner."""
         if self.init != "eva":
             return
-        for placed, tasks in fresh(self, context):
-            moments = {p.site.path: (p.site.module, Moments(p.site.in_features)) for p in placed}
-            with torch.no_grad(), evaluating(context.host), watching(moments.values()):
-                for task, images, _ in limited(context, tasks, self.calibration_batches):
+        for placed, tasks in uncalibrated(self, context):
+            moments = {p.site.path: (p.site.module, InputMoments(p.site.in_features)) for p in placed}
+            with torch.no_grad(), evaluating(context.host), recording(moments.values()):
+                for task, images, _ in first_batches(context, tasks, self.calibration_batches):
                     context.host(images, task)
             for p in placed:
                 seen = moments[p.site.path][1]

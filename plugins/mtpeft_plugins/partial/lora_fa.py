@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtpeft.api import Count, LowRankPart, Method, Positive, Site, zeros
-from mtpeft_plugins.partial._initialisation import fill_random
+from mtpeft.api import Count, LowRankPart, Method, Positive, Site, fill_down, zeros
 
 
 class FrozenDown(LowRankPart):
@@ -24,7 +23,7 @@ class FrozenDown(LowRankPart):
         self.scale = scale
         self.register_buffer("A", torch.empty(site.down_shape(rank)))
         self.B = zeros(site.out_features, rank)
-        fill_random(self.A, "kaiming")
+        fill_down(self.A, "kaiming")
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         return self.A, self.B, self.scale

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Count, Method, NotApplicable, Site, WeightPart
-from mtpeft_plugins.partial.full import Replacement
+from mtpeft.api import Count, Method, NotApplicable, Replacement, Site, WeightPart
 
 
 @dataclass

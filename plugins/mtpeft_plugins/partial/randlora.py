@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
-from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
+from mtpeft.api import Count, FixedSeed, Method, Positive, Site, WeightPart, fixed_uniform, zeros
 
 
 class Bases(nn.Module):
@@ -64,7 +63,7 @@ class Randlora(Method):
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: Count = 32
     alpha: Positive | None = None
-    seed: Seed = 0
+    seed: FixedSeed = 0
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         return Bases(sites, self.rank, self.seed)

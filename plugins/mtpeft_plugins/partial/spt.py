@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.api import (
+    Calibrated,
     Context,
     Count,
     Method,
@@ -29,10 +30,12 @@ from mtpeft.api import (
     Positive,
     Site,
     WeightPart,
+    fill_down,
+    first_batches,
+    summed_gradients,
+    uncalibrated,
     zeros,
 )
-from mtpeft_plugins.partial._calibration import Calibrated, fresh, limited, summed_gradients
-from mtpeft_plugins.partial._initialisation import fill_random
 
 NOTHING = torch.zeros(0, dtype=torch.int32)
 
@@ -135,7 +138,7 @@ class PlannedLowRank(Planned, WeightPart):
         self.A = nn.Parameter(torch.empty(self.hidden, into)) if present else None
         self.B = zeros(out, self.hidden) if present else None
         if self.A is not None:
-            fill_random(self.A, "kaiming")
+            fill_down(self.A, "kaiming")
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight if self.A is None or self.B is None else weight + self.B @ self.A
@@ -210,9 +213,9 @@ class Spt(Method):
 
     def calibrate(self, context: Context) -> None:
         """Decide the structure of each owner once, by the gradients of its tasks."""
-        for placed, tasks in fresh(self, context):
+        for placed, tasks in uncalibrated(self, context):
             sites = placed[0].part.common.sites
-            batches = limited(context, tasks, self.calibration_batches)
+            batches = first_batches(context, tasks, self.calibration_batches)
             scores = summed_gradients(context, sites, batches, context.loss, torch.square)
             if scores is None:
                 continue

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, LowRankPart, Method, Site, zeros
-from mtpeft_plugins.partial._fixed import Seed, fixed_uniform
+from mtpeft.api import Count, FixedSeed, LowRankPart, Method, Site, fixed_uniform, zeros
 
 
 class Projections(nn.Module):
@@ -57,7 +56,7 @@ class Vera(Method):
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: Count = 256
     start: float = 0.1
-    seed: Seed = 0
+    seed: FixedSeed = 0
 
     def __post_init__(self) -> None:
         self.require(self.start != 0, "start is 0", "at 0 nothing would ever train")

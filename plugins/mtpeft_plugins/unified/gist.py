@@ -28,8 +28,8 @@ from mtpeft.api import (
     SidePart,
     Site,
     TokenPart,
+    drawn_prompts,
 )
-from mtpeft_plugins.addition.vpt_shallow import drawn_prompts
 
 
 class Relay(TokenPart):
@@ -74,7 +74,7 @@ class Reading(SidePart):
         for norm in self.__dict__["norms"]:
             gist = norm.forward(gist)
         if self.training and torch.is_grad_enabled():
-            first, route = self.pass_state.stretch[0], self.pass_state.current.route
+            first, route = self.pass_state.span[0], self.pass_state.current.route
             whole = len(features) == route.size
             segments = route.segments if whole else (Segment(self.pass_state.task, 0, len(features)),)
             for index, segment in enumerate(segments, first):

@@ -10,9 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mtpeft.api import Count, Fraction, Method, NotApplicable, Part, Positive, Site
-from mtpeft_plugins.addition.adaptformer import ParallelBottleneck
-from mtpeft_plugins.addition.prefix import Prefixes
+from mtpeft.api import (
+    Count,
+    Fraction,
+    Method,
+    NotApplicable,
+    ParallelBottleneck,
+    Part,
+    Positive,
+    PrefixKeysValues,
+    Site,
+)
 
 
 @dataclass
@@ -36,5 +44,5 @@ class Mam(Method):
 
     def part(self, site: Site) -> Part:
         if "attention" in site.tags:
-            return Prefixes(site.width, self.tokens)
+            return PrefixKeysValues(site.width, self.tokens)
         return ParallelBottleneck(site.width, self.hidden, self.scale, self.dropout, norm=False)

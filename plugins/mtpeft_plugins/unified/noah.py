@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.api import (
+    Calibrated,
     Context,
     Count,
     LowRankPart,
@@ -44,11 +45,11 @@ from mtpeft.api import (
     Site,
     TokenPart,
     Whole,
+    drawn_prompts,
+    fill_down,
+    uncalibrated,
     zeros,
 )
-from mtpeft_plugins.addition.vpt_shallow import drawn_prompts
-from mtpeft_plugins.partial._calibration import Calibrated, fresh
-from mtpeft_plugins.partial._initialisation import fill_random
 from mtpeft_plugins.unified._subnets import KINDS, Space, Subnet, evolve, kind_of
 
 
@@ -116,7 +117,7 @@ class ElasticLowRank(Elastic, LowRankPart):
     def __init__(self, site: Site, largest: int) -> None:
         super().__init__(largest)
         self.A, self.B = nn.Parameter(torch.empty(site.down_shape(largest))), zeros(site.out_features, largest)
-        fill_random(self.A, "kaiming")
+        fill_down(self.A, "kaiming")
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         return self.A[: self.size], self.B[:, : self.size], 1.0
@@ -202,7 +203,7 @@ class Noah(Method):
         """Draw the subnet that this update trains, one for all owners; or choose for good, once it is time."""
         if context.step >= math.ceil(self.supernet * context.steps):
             return self.choose(context)
-        for placed, _ in self.unsearched(context):
+        for placed, _ in uncalibrated(self, context):
             space, random = placed[0].part.common.space, self.random(context, str(context.step))
             assign(placed, space.named(space.draw(random)))
         return False
@@ -215,7 +216,7 @@ class Noah(Method):
 
     def choose(self, context: Context) -> bool:
         """Search for each owner that has no subnet yet, and cut what it keeps; whether there was one."""
-        found = self.unsearched(context)
+        found = list(uncalibrated(self, context))
         for placed, tasks in found:
             common = placed[0].part.common
             score, random = self.scores(context, placed, tasks), self.random(context, placed[0].owner)
@@ -224,10 +225,6 @@ class Noah(Method):
                 p.part.cut(common.space.named(best)[p.site.name])
             common.done.fill_(True)
         return bool(found)
-
-    def unsearched(self, context: Context) -> list[tuple[list[Any], list[str]]]:
-        """The parts, and the tasks in this stage, of each owner that trains and has no subnet yet."""
-        return [(p, tasks) for p, tasks in fresh(self, context) if p[0].owner not in context.host.frozen]
 
     def scores(self, context: Context, placed: Sequence[Any], tasks: Sequence[str]) -> Callable[[Subnet], float]:
         """A function from a subnet to how good it is: the sum over tasks of its relative gain on the supernet."""

@@ -18,9 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, OutputPart, Positive, Site, zeros
-from mtpeft_plugins.addition._beside import refuse_reshaped
-from mtpeft_plugins.addition.adaptformer import ParallelBottleneck
+from mtpeft.api import Count, Method, OutputPart, ParallelBottleneck, Positive, Site, refuse_reshaped, zeros
 
 
 def drawn(tokens: int, width: int) -> nn.Parameter:

@@ -1,4 +1,4 @@
-"""What methods share that look at data before they train: whose turn it is, which batches, inputs and gradients."""
+"""Calibration: looking at data before training. Which owners are due, on which batches; inputs and gradients summed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Method, Site, evaluating
+from mtpeft.backbone.extract import evaluating
+from mtpeft.peft.method import Context, Method
+from mtpeft.peft.sites import Site
 
 Batches = Iterable[tuple[str, Tensor, list[dict[str, Any]]]]
 
 
 class Calibrated(nn.Module):
-    """For `Method.common`: whether an owner's parts have looked at the data; saved with what it owns."""
+    """For `Method.common`: whether an owner's parts were calibrated, ``done ()``; saved with what it owns."""
 
     done: Tensor
 
@@ -24,8 +26,14 @@ class Calibrated(nn.Module):
         self.register_buffer("done", torch.zeros((), dtype=torch.bool))
 
 
-def fresh(method: Method, context: Context) -> Iterator[tuple[list[Any], list[str]]]:
-    """For each owner that trains and has not looked at data yet: its parts with their sites, and its tasks here."""
+def uncalibrated(method: Method, context: Context) -> Iterator[tuple[list[Any], list[str]]]:
+    """Yields, for each owner that trains in this stage and is not calibrated, its parts and its tasks here.
+
+    The method's `common` is a `Calibrated`, whose ``done`` the caller sets.
+
+    Returns:
+        ``(parts, tasks)``; the parts are `PartAtSite`, whose ``part`` has the method's own type.
+    """
     placed: dict[str, dict[Any, None]] = {}
     tasks: dict[str, dict[str, None]] = {}
     for task in context.tasks:
@@ -37,8 +45,8 @@ def fresh(method: Method, context: Context) -> Iterator[tuple[list[Any], list[st
         yield list(placed[owner]), list(tasks[owner])
 
 
-def limited(context: Context, tasks: Sequence[str], batches: int) -> Batches:
-    """The first ``batches`` batches of each of ``tasks``."""
+def first_batches(context: Context, tasks: Sequence[str], batches: int) -> Batches:
+    """Yields the first ``batches`` batches of each of ``tasks``, as ``(task, images, targets)``."""
     left = dict.fromkeys(tasks, batches)
     for task, images, targets in context.batches():
         if left.get(task, 0):
@@ -48,8 +56,14 @@ def limited(context: Context, tasks: Sequence[str], batches: int) -> Batches:
             return
 
 
-class Moments:
-    """``sum x x^T (in, in)``, ``sum x (in,)`` and the number of the inputs that a linear layer meets."""
+class InputMoments:
+    """The inputs of a linear layer summed, as a forward pre-hook.
+
+    Attributes:
+        gram: ``sum x x^T (in, in)``, in fp32.
+        total: ``sum x (in,)``.
+        count: the number of inputs.
+    """
 
     def __init__(self, width: int) -> None:
         self.gram, self.total, self.count = torch.zeros(width, width), torch.zeros(width), 0
@@ -63,8 +77,8 @@ class Moments:
 
 
 @contextmanager
-def watching(moments: Iterable[tuple[nn.Module, Moments]]) -> Iterator[None]:
-    """While inside, the inputs of modules go into their moments."""
+def recording(moments: Iterable[tuple[nn.Module, InputMoments]]) -> Iterator[None]:
+    """While inside, adds the inputs of each module to its moments."""
     handles = [module.register_forward_pre_hook(moment) for module, moment in moments]
     try:
         yield
@@ -74,8 +88,12 @@ def watching(moments: Iterable[tuple[nn.Module, Moments]]) -> Iterator[None]:
 
 
 @contextmanager
-def differentiable(sites: Sequence[Site]) -> Iterator[list[Tensor]]:
-    """While inside, losses have gradients with respect to the sites' frozen tensors, which are handed out."""
+def differentiable_weights(sites: Sequence[Site]) -> Iterator[list[Tensor]]:
+    """While inside, losses have gradients with respect to the sites' frozen tensors.
+
+    Returns:
+        The tensors, whole: a site of a fused ``qkv`` is rows of its own.
+    """
     tensors = [site.model.original(site.rows.path, site.rows.name) for site in sites]
     try:
         yield [tensor.requires_grad_() for tensor in tensors]
@@ -91,13 +109,20 @@ def summed_gradients(
     loss: Callable[[str, Tensor, list[dict[str, Any]]], Tensor],
     each: Callable[[Tensor], Tensor] = lambda gradient: gradient,
 ) -> list[Tensor] | None:
-    """The sum over batches of ``each(g)``, ``g`` the gradient of ``loss`` by each site's frozen weight.
+    """Sums ``each(g)`` over batches, ``g`` being the gradient of ``loss`` with respect to a site's frozen weight.
 
-    Gives None where there was no batch.
+    Runs in evaluation mode.
+
+    Args:
+        loss: ``loss(task, images, targets) -> scalar``.
+        each: ``g (out, in)``, in fp32, to the same shape.
+
+    Returns:
+        For each site ``(out, in)`` or ``(out, in, kh, kw)``; None where there was no batch.
     """
     sums = [torch.zeros_like(site.weight, dtype=torch.float32) for site in sites]
     looked = False
-    with evaluating(context.host), differentiable(sites) as tensors, torch.enable_grad():
+    with evaluating(context.host), differentiable_weights(sites) as tensors, torch.enable_grad():
         for batch in batches:
             looked = True
             gradients = torch.autograd.grad(loss(*batch), tensors, allow_unused=True)

@@ -8,16 +8,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-Seed = Annotated[int, Field(ge=0, lt=2**20, description="a whole number from 0 to 1048575")]
-"""Of fixed numbers."""
+FixedSeed = Annotated[int, Field(ge=0, lt=2**20, description="a whole number from 0 to 1048575")]
+"""A setting: the seed of `fixed_uniform`."""
 
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def fixed_uniform(seed: int, *shape: int) -> Tensor:
-    """Numbers in [0, 1) from a seed alone (SplitMix64 in wrapping integers), never from a library's generator.
+    """Draws numbers in [0, 1) from a seed alone (SplitMix64 in wrapping integers), never from a library's generator.
 
     Bases drawn from it need no room on disk.
+
+    Args:
+        seed: from 0 to 2**20 - 1.
+        shape: of the result, which is fp32.
     """
     index = torch.arange(1, 1 + torch.Size(shape).numel()) + (seed << 40)
     mixed = index * _signed(_STEP)
