@@ -9,20 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mtpeft.hosts import adapt, head, load
     from mtpeft.backbone import create as create_backbone
     from mtpeft.errors import MtpeftError
-    from mtpeft.adapt import adapt, load
-    from mtpeft.adapt import head
 
 __version__ = "0.1.0"
 __all__ = ["MtpeftError", "__version__", "adapt", "create_backbone", "head", "load"]
 
 _WHERE = {
     "MtpeftError": "mtpeft.errors:MtpeftError",
-    "adapt": "mtpeft.adapt:adapt",
+    "adapt": "mtpeft.hosts:adapt",
     "create_backbone": "mtpeft.backbone:create",
-    "head": "mtpeft.adapt:head",
-    "load": "mtpeft.adapt:load",
+    "head": "mtpeft.hosts:head",
+    "load": "mtpeft.hosts:load",
 }
 
 

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from mtpeft.hookspecs import API_VERSION as API_VERSION
     from mtpeft.hookspecs import hookimpl as hookimpl
     from mtpeft.names import SHARED as SHARED
-    from mtpeft.peft.method import Context as Context
+    from mtpeft.peft.host import Answer as Answer
+    from mtpeft.peft.host import Host as Host
+    from mtpeft.peft.memory import Key as Key
+    from mtpeft.peft.memory import Memory as Memory
     from mtpeft.peft.method import Method as Method
+    from mtpeft.peft.method import Passes as Passes
     from mtpeft.peft.module_map import ModuleMap as ModuleMap
     from mtpeft.peft.mounts import PartAtSite as PartAtSite
     from mtpeft.peft.parts import InputPart as InputPart
@@ -42,6 +46,11 @@ if TYPE_CHECKING:
     from mtpeft.peft.route import Route as Route
     from mtpeft.peft.route import Segment as Segment
     from mtpeft.peft.route import TokenLayout as TokenLayout
+    from mtpeft.peft.routine import Batches as Batches
+    from mtpeft.peft.routine import Context as Context
+    from mtpeft.peft.routine import Routine as Routine
+    from mtpeft.peft.routine import Targets as Targets
+    from mtpeft.peft.routine import TaskBatch as TaskBatch
     from mtpeft.peft.sites import Site as Site
     from mtpeft.peft.stock.bottlenecks import Activation as Activation
     from mtpeft.peft.stock.bottlenecks import Bottleneck as Bottleneck
@@ -102,7 +111,10 @@ _WHERE = {
     "mtpeft.plugins": ["resolve"],
     "mtpeft.peft.module_map": ["ModuleMap"],
     "mtpeft.names": ["SHARED"],
-    "mtpeft.peft.method": ["Context", "Method"],
+    "mtpeft.peft.host": ["Answer", "Host"],
+    "mtpeft.peft.memory": ["Key", "Memory"],
+    "mtpeft.peft.method": ["Method", "Passes"],
+    "mtpeft.peft.routine": ["Batches", "Context", "Routine", "Targets", "TaskBatch"],
     "mtpeft.peft.mounts": ["PartAtSite"],
     "mtpeft.peft.parts": [
         "InputPart", "KeyValuePart", "LowRankPart", "OutputPart", "Part", "PerTask", "SidePart", "TokenPart",

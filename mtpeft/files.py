@@ -151,6 +151,11 @@ def recover_folder(path: Path) -> None:
             old.rename(path)
 
 
+def standing_folder(path: Path) -> Path | None:
+    """Where a folder that `write_folder` writes stands, also after a death in between; None where there is none."""
+    return next((place for place in (path, _beside(path, ".old")) if place.is_dir()), None)
+
+
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 

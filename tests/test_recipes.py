@@ -10,7 +10,7 @@ import pytest
 from mtpeft.bench.runner import check, methods_of
 from mtpeft.config import BenchConfig, Config, Overrides, load, load_plan
 from mtpeft.training.dry_run import rehearse
-from mtpeft.training.run import build_methods, build_tasks
+from mtpeft.training.setup import build_methods, build_tasks
 
 RECIPES = sorted((Path(__file__).parents[1] / "tasks" / "recipes").glob("*.toml"))
 ON_REAL_DATA = [path for path in RECIPES if "shared/data" in path.read_text("utf-8")]

@@ -13,7 +13,7 @@ from mtpeft import backbone as backbones
 from mtpeft.config import Overrides, load
 from mtpeft.errors import DataError, MtpeftError
 from mtpeft.plugins import resolve
-from mtpeft.training.run import setup
+from mtpeft.training.setup import setup
 
 pytestmark = pytest.mark.shared_data
 

@@ -19,9 +19,10 @@ from mtpeft.evaluation import summarize
 from mtpeft.plugins import in_words
 from mtpeft.training.evaluate import evaluate
 from mtpeft.training.gallery import gallery, write_galleries
-from mtpeft.training.run import Run, choose_device, open_run
+from mtpeft.training.run import Run
 from mtpeft.training.run_files import peak_memory
 from mtpeft.training.session import Session
+from mtpeft.training.setup import choose_device, open_run
 
 OVER_STAGES: tuple[str, ...] = ("average_incremental", "forgetting")
 """What a sequence is summed up by, as `summarize` names it."""

@@ -24,7 +24,7 @@ from mtpeft.files import read_json, write_json
 from mtpeft.plugins import registry, resolve
 from mtpeft.recipe import EVERY_METHOD
 from mtpeft.task import SPLITS, Split
-from mtpeft.training.run import build_methods, build_tasks
+from mtpeft.training.setup import build_methods, build_tasks
 from mtpeft.training.validation import improvement
 
 PER_TRIAL = {

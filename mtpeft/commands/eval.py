@@ -10,8 +10,8 @@ from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.task import SPLITS
 from mtpeft.training.evaluate import evaluate
 from mtpeft.training.gallery import gallery, write_galleries
-from mtpeft.training.run import find_adapter, open_run
 from mtpeft.training.run_files import refuse_existing
+from mtpeft.training.setup import find_adapter, open_run
 
 
 def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bool) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from mtpeft.commands.output import print_json
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.export.merged import merged
-from mtpeft.training.run import Run, open_run
+from mtpeft.training.run import Run
 from mtpeft.training.run_files import refuse_existing
+from mtpeft.training.setup import open_run
 
 
 def run(folder: Path, *, to: str, out: Path | None, task: str | None, json: bool) -> None:

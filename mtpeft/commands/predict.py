@@ -14,8 +14,9 @@ from mtpeft.errors import DataError, UsageError, did_you_mean
 from mtpeft.files import write_folder, write_json
 from mtpeft.task import Sample
 from mtpeft.training.evaluate import predict
-from mtpeft.training.run import Run, open_run
+from mtpeft.training.run import Run
 from mtpeft.training.run_files import refuse_existing
+from mtpeft.training.setup import open_run
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 

@@ -125,10 +125,11 @@ def _commit(
 
 def _fitted(head: Any, saved: HeadSpec, info: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
     """The head itself where it has the saved classes in their order and the saved shapes; else a copy that has."""
-    shapes = _shapes(tensors)
-    if tuple(head.classes) == tuple(saved.classes) and _shapes(head.state_dict()) == shapes:
+    shapes, known = _shapes(tensors), tuple(getattr(head, "classes", ()))
+    same = known == tuple(saved.classes)
+    if same and (_shapes(head.state_dict()) == shapes or not hasattr(head, "fit")):
         return head
-    foreign = [label for label in head.classes if label not in saved.classes]
+    foreign = [label for label in known if label not in saved.classes]
     if foreign:
         raise MtpeftError(
             f'the host\'s head "{name}" knows the class "{foreign[0]}", and the saved one does not',

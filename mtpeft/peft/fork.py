@@ -46,9 +46,7 @@ def forked(current: Pass, tasks: Sequence[str]) -> Pass:
     segments = tuple(Segment(task, index * size, (index + 1) * size) for index, task in enumerate(tasks))
     carried = None if current.carried is None else repeated(current.carried, copies)
     given = {name: repeated(tensor, copies) for name, tensor in current.given.items()}
-    return replace(
-        current, route=Route(segments), one_plan=False, scratch={}, carried=carried, given=given, fork=None
-    )
+    return replace(current, route=Route(segments), one_plan=False, scratch={}, carried=carried, given=given, fork=None)
 
 
 def repeated(tensor: Tensor, copies: int) -> Tensor:

@@ -71,9 +71,7 @@ def _rows(b: Tensor, placed: PartAtSite, out: int) -> Tensor:
     return b if len(b) == out else F.pad(b, (0, 0, ref.start, out - ref.stop))
 
 
-def _projected(
-    mount: WeightMount, part: LowRankPart, x: Tensor, a: Tensor, segments: list[Segment] | None
-) -> Tensor:
+def _projected(mount: WeightMount, part: LowRankPart, x: Tensor, a: Tensor, segments: list[Segment] | None) -> Tensor:
     """``project(x, A)`` on the samples of some segments, and zero elsewhere; None stands for all."""
     if segments is None:
         return part.project(x, a)

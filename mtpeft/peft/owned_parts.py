@@ -17,7 +17,6 @@ from mtpeft.peft.parts import KINDS, Part, PerTask
 from mtpeft.peft.route import PassState
 from mtpeft.peft.sites import Site
 
-
 COMMON = "common"
 """Stands for the site of what parts share."""
 

@@ -132,9 +132,6 @@ class Fork:
     tasks: tuple[str, ...]
 
 
-ALL = slice(None)
-
-
 @dataclass
 class PassState:
     """The one mutable place that parts, hooks and host share.
@@ -152,7 +149,7 @@ class PassState:
 
     current: Pass = field(default_factory=lambda: Pass(Route.single(None, 0)))
     scratch_key: tuple[int, str, str] = (0, "", "")
-    rows: slice = ALL
+    rows: slice = field(default_factory=lambda: slice(None))
     task: str | None = None
     tagging: bool = False
     merged: bool = False

@@ -18,11 +18,14 @@ from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import MtpeftError
 from mtpeft.names import SHARED
 from mtpeft.peft.host import Host
-from mtpeft.peft.method import Context, Method
+from mtpeft.peft.memory import Key
+from mtpeft.peft.method import Method
+from mtpeft.peft.routine import Batches, Context, TaskBatch
 from mtpeft.plugins import in_words, resolve
 from mtpeft.settings import build
 from mtpeft.task import Head
 from mtpeft.testing.zoo import zoo
+from mtpeft.training.routines import Routines, tasks_of
 
 CLASSES = ("first", "second", "third")
 TASKS = ("a", "b", "c")
@@ -142,7 +145,7 @@ class Case:
 
 
 class Training:
-    """A stage as the loop runs it: the method's hooks, the losses of its tasks on fixed batches, and AdamW."""
+    """A stage as the loop runs it: the routines, the losses of its tasks on fixed batches, and AdamW."""
 
     def __init__(self, case: Case, host: Host, tasks: Sequence[str], steps: int, rate: float) -> None:
         self.case, self.host, self.rate = case, host, rate
@@ -150,44 +153,69 @@ class Training:
         self.optimizer: torch.optim.Optimizer | None = None
         loss = loss_of(host)
         self.context = Context(host, tuple(tasks), tuple(host.tasks), stages=1, steps=steps, loss=loss)
-        self.context.batches = lambda: iter([batch(case, host, task) for task in tasks])
+        self.context.batches = self._batches
+        self.context.load = self._load
         self.context.score = lambda task, samples: -evaluated(host, loss, batch(case, host, task))
+        self.routines = Routines(self.context)
 
     def begin(self) -> None:
-        self.method.calibrate(self.context)
-        self.method.begin_stage(self.context)
+        self.host.eval()
+        self.routines.begin_stage()
         self.make_optimizer()
 
     def make_optimizer(self) -> None:
-        self.optimizer = optimizer_of(self.host, self.context.tasks, self.rate)
+        tasks = tasks_of(self.context.tasks, self.routines.trains())
+        self.host.focus(tasks)
+        self.optimizer = optimizer_of(self.host, tasks, self.rate)
 
     def update(self) -> float:
         """One update; returns its loss."""
         self.host.train()
         self.host.zero_grad(set_to_none=True)
-        if self.method.begin_update(self.context):
+        if self.routines.begin_update():
             self.make_optimizer()
         loss = self._backward()
         if self.optimizer is not None:
             self.optimizer.step()
-        self.method.after_step(self.context)
+        self.routines.after_step()
         self.context.step += 1
+        self.context.batch = ()
         return loss
 
     def _backward(self) -> float:
         context = self.context
-        terms = [context.loss(*batch(self.case, self.host, task)) for task in context.tasks]
-        penalty = self.method.penalty(context)
-        loss = torch.stack([*terms, *([] if penalty is None else [penalty])]).sum()
+        met = {task: batch(self.case, self.host, task) for task in context.tasks}
+        answers = self.host.answers({task: images for task, (_, images, _) in met.items()})
+        context.batch = tuple(
+            TaskBatch(task, _keys(task, images), images, targets, answers[task].features, answers[task].outputs)
+            for task, (_, images, targets) in met.items()
+        )
+        terms = [cross_entropy(*self.routines.adjust(b.task, b.outputs, b.targets)) for b in context.batch]
+        loss = torch.stack([*terms, *self.routines.penalties()]).sum()
         if loss.requires_grad:
             loss.backward()
-        self.method.after_backward(context)
+        self.routines.after_backward()
         return float(loss.detach())
 
     def end(self) -> None:
-        self.method.end_stage(self.context)
         self.host.zero_grad(set_to_none=True)
         self.host.eval()
+        self.routines.settle()
+        self.routines.end_stage()
+        self.host.focus(None)
+
+    def _batches(self, *, train: bool = True, tasks: Sequence[str] | None = None) -> Batches:
+        return [batch(self.case, self.host, task) for task in (self.context.tasks if tasks is None else tasks)]
+
+    def _load(self, keys: Sequence[Key], visit: int) -> Batches:
+        for task in dict.fromkeys(task for task, _ in keys):
+            _, images, targets = batch(self.case, self.host, task)
+            rows = [index for name, index in keys if name == task]
+            yield task, images[rows], [targets[row] for row in rows]
+
+
+def _keys(task: str, images: Tensor) -> tuple[Key, ...]:
+    return tuple((task, index) for index in range(len(images)))
 
 
 def make_method(method: str | type[Method] | Method, settings: dict[str, Any]) -> tuple[str, Method]:
@@ -226,10 +254,14 @@ def batch(case: Case, host: Host, task: str) -> tuple[str, Tensor, list[dict[str
 
 def loss_of(host: Host) -> Any:
     def loss(task: str, images: Tensor, targets: list[dict[str, Any]]) -> Tensor:
-        labels = torch.stack([target["label"] for target in targets])
-        return F.cross_entropy(host.predict(images, task), labels)
+        return cross_entropy(host.predict(images, task), targets)
 
     return loss
+
+
+def cross_entropy(outputs: Tensor, targets: list[dict[str, Any]]) -> Tensor:
+    """The loss of every task of the kit."""
+    return F.cross_entropy(outputs, torch.stack([target["label"] for target in targets]))
 
 
 def optimizer_of(host: Host, tasks: Sequence[str], rate: float) -> torch.optim.Optimizer | None:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtpeft.hosts import load
 from mtpeft.backbone.extract import Extractor
 from mtpeft.errors import MtpeftError, NotApplicable, UsageError
-from mtpeft.adapt import load
 from mtpeft.peft.host import Host
 from mtpeft.peft.merging import plain_state
 from mtpeft.testing.case import Case, part_parameters
@@ -80,7 +80,7 @@ def saves_what_it_trains(case: Case) -> None:
             _expect_size(case, Path(folder) / f"{name}.safetensors", host.tensors(owner))
         extra = {path.name for path in Path(folder).iterdir()} - _expected_files(host)
         case.expect(not extra, f"it writes files that nobody asked for: {sorted(extra)}")
-        again = load(folder, case.backbone()).eval()
+        again = load(folder, case.backbone(), {case.name: case.copy()}).eval()
     case.same(again.tensors("shared"), host.tensors("shared"), "shared tensors before saving and after loading")
     images = case.images(host)
     with torch.no_grad():

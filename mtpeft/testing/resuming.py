@@ -6,6 +6,7 @@ import copy
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 
 from mtpeft.testing.case import Case, Training, owned
 
@@ -16,9 +17,10 @@ def state_round_trip(case: Case) -> None:
     """What the method keeps beside its parts comes back from `state` through `restore`."""
     host = case.host(("a", "b"))
     case.train(host, ["a"], steps=1)
-    method, again = host.methods[case.name], case.copy()
-    again.restore(method.state())
-    case.same(again.state(), method.state(), "state before and after restore")
+    routine, again = host.routines.get(case.name), case.copy().routine()
+    if routine is not None and again is not None:
+        again.give_back(routine.kept())
+        case.same(again.kept(), routine.kept(), "state before and after restore")
 
 
 def resumes_as_if_uninterrupted(case: Case) -> None:
@@ -31,7 +33,12 @@ def resumes_as_if_uninterrupted(case: Case) -> None:
         case.same(
             owned(resumed.host, owner), owned(whole.host, owner), f"tensors of {owner}, resumed and uninterrupted,"
         )
-    case.same(resumed.method.state(), whole.method.state(), "states, resumed and uninterrupted,")
+    case.same(_kept(resumed), _kept(whole), "states, resumed and uninterrupted,")
+
+
+def _kept(training: Training) -> dict[str, Tensor]:
+    routine = training.host.routines.get(training.case.name)
+    return {} if routine is None else routine.kept()
 
 
 def _begun(case: Case) -> Training:
@@ -55,7 +62,6 @@ def _continued(case: Case, stopped: Training) -> Training:
         stopped.host.save(folder)
         host.load(folder)
     training = Training(case, host, ["a", "b"], _STEPS, rate=1e-2)
-    training.method.restore(copy.deepcopy(stopped.method.state()))
     training.context.step = stopped.context.step
     training.make_optimizer()
     if training.optimizer is not None and stopped.optimizer is not None:

@@ -155,7 +155,7 @@ def learns_a_batch(case: Case) -> None:
     runs = []
     for rate in (1e-2, 1e-1, 1e-3):
         host = case.host(("a",))
-        host.heads["a"].requires_grad_(False)
+        host.heads.untrained["a"] = {name for name, _ in host.heads["a"].named_parameters()}
         if not host.parts.active_parts("a", host.tasks):
             return
         losses = case.train(host, ["a"], steps=15, rate=rate)

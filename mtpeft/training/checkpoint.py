@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def save_state(folder: Path, number: int, fill: Callable[[Path], None]) -> Path:
     Raises:
         MtpeftError: if it cannot be written; the state before it stays the current one.
     """
-    name = f"{number:09d}"
+    name = _free_name(folder, number)
     write_folder(folder / name, fill)
     try:
         write_json(folder / _POINTER, {"folder": name, "files": inventory(folder / name)})
@@ -39,6 +40,12 @@ def save_state(folder: Path, number: int, fill: Callable[[Path], None]) -> Path:
         if other.is_dir() and other.name != name:
             shutil.rmtree(other, ignore_errors=True)
     return folder / name
+
+
+def _free_name(folder: Path, number: int) -> str:
+    """A name for a state that no folder has: what the pointer names is never touched, not even by the same number."""
+    names = (f"{number:09d}" + (f"-{again}" if again else "") for again in count())
+    return next(name for name in names if not (folder / name).exists())
 
 
 def current_state(folder: Path) -> Path:

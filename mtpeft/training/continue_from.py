@@ -10,8 +10,9 @@ from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.errors import UsageError
 from mtpeft.evaluation import ResultMatrix
-from mtpeft.training.run import Run, find_adapter
+from mtpeft.training.run import Run
 from mtpeft.training.run_files import read_results
+from mtpeft.training.setup import find_adapter
 
 
 @dataclass
@@ -63,12 +64,8 @@ class Inheritance:
             run.restore(find_adapter(Path(self.folder)))
             run.matrix = ResultMatrix(run.matrix.tasks, [*self.matrix.stages, *run.matrix.stages])
             run.matrix.cells |= self.matrix.cells
-            self.freeze(run)
-
-    def freeze(self, run: Run) -> None:
-        """Let nothing move what the tasks taken over own."""
-        for name in self.tasks:
-            run.host.freeze(name)
+            for name in self.tasks:
+                run.host.freeze(name)  # nothing moves what the tasks taken over own
 
     def to_json(self) -> dict[str, Any]:
         return {"run": self.folder, "tasks": list(self.tasks), "stages": self.stages} if self.folder else {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtpeft.errors import Diverged
-from mtpeft.training.stage import Position
+from mtpeft.training.position import Position
 
 _HINT = (
     "try a lower learning rate (--set optimizer.lr=...), a smaller optimizer.clip_norm, a longer optimizer.warmup, "

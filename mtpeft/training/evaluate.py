@@ -36,7 +36,7 @@ def load(
     """
     task, dataset = run.tasks[name], run.dataset(name, split)
     size, count = batch_size or task.batch_size, len(dataset)
-    samples = Samples({name: Source(task, dataset)}, run.backbone.image, run.data_seed, train=False)
+    samples = Samples({name: Source(task, dataset)}, run.backbone.image, run.data.seed, train=False)
     keys = [(name, index, 0) for index in spread(count, count if most is None else most)]
     cut = [keys[start : start + size] for start in range(0, len(keys), size)]
     for batch in batches(samples, cut, workers=run.config.workers):
@@ -55,11 +55,7 @@ def measure(run: Run, name: str, loaded: Iterable[Loaded], pause: Callable[[], N
 
 @torch.no_grad()
 def predict(run: Run, name: str, images: Tensor, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Decoded predictions for images ``(B, 3, H, W)``.
-
-    Tasks of a group are told apart by their shared head alone: the host is not told which one it is.
-    """
-    task, head = run.tasks[name], run.host.head_of(name)
+    """Decoded predictions for images ``(B, 3, H, W)``; the host is in evaluation mode."""
     with run.autocast():
-        outputs = head(run.host(images, None if task.group else name))
-    return task.decode(head, outputs, targets)
+        outputs = run.host.predict(images, name)
+    return run.tasks[name].decode(run.host.head_of(name), outputs, targets)

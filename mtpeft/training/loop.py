@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from itertools import islice
+from collections.abc import Callable
 from time import perf_counter, process_time
 
-import torch
-from torch import Tensor
-
-from mtpeft.data.loading import Loaded
 from mtpeft.schedule import Batch, Begin, End, Evaluate, Event, Update
 from mtpeft.training.divergence import check_gradients, check_losses
 from mtpeft.training.evaluate import evaluate
+from mtpeft.training.event_stream import EventStream
 from mtpeft.training.happenings import (
     Channel,
     Evaluated,
@@ -20,14 +16,15 @@ from mtpeft.training.happenings import (
     StageBegan,
     StageEnded,
     StageResumed,
-    Stopwatch,
     StoppedEarly,
+    Stopwatch,
     Updated,
 )
 from mtpeft.training.optimizer import clip, rate, set_rate
+from mtpeft.training.position import Position
 from mtpeft.training.run import Run
 from mtpeft.training.run_files import peak_memory
-from mtpeft.training.stage import Position, Stage
+from mtpeft.training.stage import Stage
 from mtpeft.training.validation import Validation
 
 
@@ -54,13 +51,23 @@ class Loop:
         self.run, self.after, self.pause = run, after, pause
         self.listener = Channel() if listener is None else listener
         self.at, self.validation = Position(), Validation(run)
+        self.events = EventStream(run.events())
+
+    def resume(self, at: Position) -> None:
+        """Stand where a saved position says; what the stage itself holds is restored by who calls."""
+        self.at = at
+        self.events = EventStream(self.run.events(), at.events)
+        if at.stage >= 0:
+            self.stage = Stage(self.run, at)
+        if at.open:
+            self.open_stage()
 
     def train(self) -> None:
         """Interpret the schedule, from where the position stands to its end."""
         if self.at.open:
             self.listener.tell(StageResumed(self.at.stage, self.at.tasks, self.at.steps, self.at.step))
         self.stage_watch = Stopwatch(self.at.images)
-        for event in islice(self.run.events(), self.at.events, None):
+        for event in self.events:
             self.do(event)
             self.after(event)
 
@@ -70,7 +77,7 @@ class Loop:
         match event:
             case Begin():
                 self.begin(event)
-            case Batch() if not self.at.stopped:
+            case Batch() if not self.at.stopped and not self.stage.idle:
                 self.batch(event)
             case Update() if not self.at.stopped:
                 self.update(event)
@@ -78,7 +85,7 @@ class Loop:
                 self.evaluate(event)
             case End():
                 self.end(event)
-        if isinstance(event, Begin | Batch | Update):
+        if not isinstance(event, Evaluate):
             self.at.seconds += perf_counter() - started
             self.at.cpu_seconds += process_time() - worked
         self.at.events += 1
@@ -92,62 +99,47 @@ class Loop:
         self.validation.begin()
         self.stage = Stage(self.run, self.at)
         self.run.host.eval()
-        for method in self.run.host.methods.values():
-            method.calibrate(self.stage.context)
-        for method in self.run.host.methods.values():
-            method.begin_stage(self.stage.context)
-        self.open_stage()
+        self.stage.routines.begin_stage()
+        self.open_stage(event)
         self.listener.tell(StageBegan(self.at.stage, self.at.tasks, self.at.steps))
 
-    def open_stage(self) -> None:
+    def open_stage(self, begin: Begin | None = None) -> None:
         """Make the optimizer and the stream of batches, at a stage's beginning or in its middle."""
-        self.stage.open()
+        self.stage.open(self.events.quotas(begin))
         self.run.host.train()
 
     def batch(self, event: Batch) -> None:
         """Forward and backward; each task's loss counts as its part of the whole update."""
-        if not self.stage.found:
+        if not self.stage.losses:
             self.update_watch = Stopwatch(self.at.images)
             self.stage.begin_update()
         loaded = self.stage.next_batch()
         self.stage.keep_apart()
         with self.run.autocast():
-            losses = self.losses(loaded)
-        found = check_losses(losses, self.at)
+            losses = self.stage.task_losses(loaded)
+        values = check_losses(losses, self.at)
         part = portion(event)
         total = part * self.run.balancer.combine({n: loss * (event.share(n) / part) for n, loss in losses.items()})
-        for method in self.run.host.methods.values():
-            if (penalty := method.penalty(self.stage.context)) is not None:
-                total = total + part * penalty
+        for penalty in self.stage.routines.penalties():
+            total = total + part * penalty
         if total.requires_grad:
             total.backward()
-        self.stage.add(found, event)
-
-    def losses(self, loaded: Mapping[str, Loaded]) -> dict[str, Tensor]:
-        """The mean loss of each task of a batch, all of whose images take one pass."""
-        images = torch.cat([images for images, _ in loaded.values()])  # (B, 3, H, W)
-        tasks = [name for name, (images, _) in loaded.items() for _ in range(len(images))]
-        features = self.run.host(images, tasks if len(loaded) > 1 else tasks[0])
-        losses, start = {}, 0
-        for name, (images, targets) in loaded.items():
-            own = features[start : start + len(images)]
-            losses[name] = self.run.loss(name, own, targets)
-            start += len(images)
-        return losses
+        self.stage.add(values, event)
 
     def update(self, event: Update) -> None:
-        """One optimizer step, and no gradient left behind."""
+        """One optimizer step, and no gradient left behind; none where nothing trains."""
         stage, settings = self.stage, self.run.config.optimizer
+        if stage.idle:
+            self.at.step = event.step + 1
+            return
         stage.aggregate()
-        for method in self.run.host.methods.values():
-            method.after_backward(stage.context)
+        stage.routines.after_backward()
         norm = clip(stage.parameters, settings.clip_norm)
         check_gradients(norm, self.at)
         factor = rate(event.step, self.at.steps, round(settings.warmup * self.at.steps))
         set_rate(stage.optimizer, factor)
         stage.optimizer.step()
-        for method in self.run.host.methods.values():
-            method.after_step(stage.context)
+        stage.routines.after_step()
         stage.optimizer.zero_grad(set_to_none=True)
         losses = stage.finish_update()
         self.at.step, self.at.updates = event.step + 1, self.at.updates + 1
@@ -162,6 +154,7 @@ class Loop:
     def evaluate(self, event: Evaluate) -> None:
         """Scores of the stage's tasks to decide by (validation), or of all tasks seen for the result matrix."""
         scores = {}
+        self.stage.routines.settle()
         for name in event.tasks:
             watch = Stopwatch()
             score = scores[name] = evaluate(self.run, name, event.split, pause=self.pause)
@@ -180,9 +173,8 @@ class Loop:
     def end(self, event: End) -> None:
         """What the stage's tasks own is finished; of several saved weights, the best may be taken."""
         self.validation.end()
-        for method in self.run.host.methods.values():
-            method.end_stage(self.stage.context)
         self.run.host.eval()
+        self.stage.routines.end_stage()
         self.at.open = False
 
 

@@ -17,8 +17,8 @@ from mtpeft.errors import UsageError
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix
 from mtpeft.files import read_json
 from mtpeft.plugins import manager
+from mtpeft.training.position import Position
 from mtpeft.training.run import Run
-from mtpeft.training.stage import Position
 
 _PACKAGES = ("mtpeft", "torch", "torchvision", "timm", "safetensors")
 _MAY_CHANGE = ("optimizer", "output", "bench", "workers", "cache", "device", "origins")
@@ -63,8 +63,8 @@ def manifest(run: Run, origin: dict[str, Any]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
         "plugins": plugins,
         "backbone": {"name": run.backbone.name, "sha256": run.backbone.sha256},
-        "data": {name: {split: run.dataset(name, split).manifest() for split in run.splits} for name in run.tasks},
-        "seeds": {"seed": config.seed, "data": run.data_seed, "class_order": config.class_order_seed},
+        "data": run.data.manifest(),
+        "seeds": {"seed": config.seed, "data": run.data.seed, "class_order": config.class_order_seed},
         "learning_rates": run.learning_rates(),
         "threads": torch.get_num_threads(),
         "from": origin,
@@ -75,7 +75,7 @@ def costs(run: Run, at: Position) -> Costs:
     """What the training has cost so far."""
     count = run.host.count()
     methods = run.host.methods.values()
-    statistics = [tensor for method in methods for tensor in method.state().values()]
+    statistics = [tensor for routine in run.host.routines.values() for tensor in routine.kept().values()]
     return Costs(
         Parameters(
             count.shared,

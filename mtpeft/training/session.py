@@ -21,12 +21,13 @@ from mtpeft.training.happenings import Channel, Listener, Measured, Remark, RunB
 from mtpeft.training.listeners import Observers
 from mtpeft.training.log import Log
 from mtpeft.training.loop import Loop
+from mtpeft.training.position import Position
 from mtpeft.training.progress import Quiet
-from mtpeft.training.run import Run, setup
+from mtpeft.training.run import Run
 from mtpeft.training.run_files import costs, manifest, refuse_changes, refuse_existing
-from mtpeft.training.stage import Position, Stage
+from mtpeft.training.setup import setup
 
-_TENSORS = ("optimizer", "balancer", "methods", "random")
+_TENSORS = ("optimizer", "balancer", "random")
 
 
 class Session:
@@ -84,7 +85,6 @@ class Session:
         run = setup(config, inherited=inheritance.tasks, first_stage=inheritance.stages)
         session = Session(run, progress or Quiet())
         session.read_state(state)
-        inheritance.freeze(run)
         return session
 
     def train(self) -> ResultMatrix:
@@ -117,7 +117,7 @@ class Session:
         """Write the adapter and the results."""
         run, at = self.run, self.loop.at
         run.matrix.costs = costs(run, at)
-        write_folder(run.folder / "adapter", lambda folder: run.host.save(folder, run.about()))
+        run.host.save(run.folder / "adapter", run.about())
         write_json(run.folder / "results.json", run.matrix.to_json())
         spent = Measured(at.seconds, run.matrix.costs.images_per_second, run.matrix.costs.peak_memory_bytes)
         self.channel.tell(RunEnded(str(run.folder), at.updates, spent))
@@ -172,7 +172,6 @@ class Session:
         tensors = {
             "optimizer": optimizer,
             "balancer": run.balancer.state() if loop.at.stage >= 0 else {},
-            "methods": checkpoint.prefixed({name: method.state() for name, method in run.host.methods.items()}),
             "random": checkpoint.random_state(),
         }
         checkpoint.write_state(folder, position, tensors)
@@ -182,15 +181,10 @@ class Session:
         position, tensors = checkpoint.read_state(folder, _TENSORS)
         run.restore(folder / "adapter")
         run.matrix = ResultMatrix.from_json(position["matrix"], str(folder / "position.json"))
-        loop.at = Position.from_json(position["at"])
         loop.validation.restore(position["validation"])
-        methods = checkpoint.grouped(tensors["methods"])
-        for name, method in run.host.methods.items():
-            method.restore(methods.get(name, {}))
+        loop.resume(Position.from_json(position["at"]))
         if loop.at.stage >= 0:
-            loop.stage = Stage(run, loop.at)
             run.balancer.restore(tensors["balancer"])
         if loop.at.open:
-            loop.open_stage()
             checkpoint.restore_optimizer(loop.stage.optimizer, loop.stage.parameters, tensors["optimizer"])
         self.random = tensors["random"]

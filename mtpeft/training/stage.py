@@ -1,79 +1,39 @@
-"""Where a training stands, and what exists between a stage's beginning and its end only."""
+"""What exists between a stage's beginning and its end only: the optimizer, the stream of batches, the routines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Any
+from itertools import tee
 
 import torch
 from torch import Tensor, nn
 
 from mtpeft.data.loading import Loaded, Samples, Source, batches, draw, to_device
-from mtpeft.peft.method import Context
-from mtpeft.schedule import Batch, Begin, Cursor, End
+from mtpeft.keyed_random import Cursor
+from mtpeft.peft.gradients import TaskGradients
+from mtpeft.peft.memory import Key
+from mtpeft.peft.routine import Batches, Context, Targets, TaskBatch
+from mtpeft.schedule import Batch
 from mtpeft.training.evaluate import load, measure
 from mtpeft.training.optimizer import build_optimizer
+from mtpeft.training.position import Position
+from mtpeft.training.routines import Routines, tasks_of
+from mtpeft.training.run import Run
 
-if TYPE_CHECKING:
-    from mtpeft.peft.gradients import TaskGradients
-    from mtpeft.training.run import Run
-
-
-@dataclass
-class Position:
-    """Where a training stands, in plain values that are saved with the state.
-
-    Attributes:
-        events: events of the schedule that are done.
-        stage, tasks, steps: the last `Begin`.
-        step: updates made in this stage.
-        open: between `Begin` and `End`.
-        stopped: this stage was stopped early; the rest of its updates is passed over.
-        seen: tasks met so far.
-        drawn: training samples drawn of each task.
-        updates, images, seconds: of the whole training, evaluation not counted.
-        log_bytes: length of the log.
-    """
-
-    events: int = 0
-    stage: int = -1
-    tasks: tuple[str, ...] = ()
-    steps: int = 0
-    step: int = 0
-    open: bool = False
-    stopped: bool = False
-    seen: tuple[str, ...] = ()
-    drawn: dict[str, int] = field(default_factory=dict)
-    updates: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    log_bytes: int = 0
-
-    def enter(self, event: Begin) -> None:
-        self.stage, self.tasks, self.steps, self.step = event.stage, event.tasks, event.steps, 0
-        self.open, self.stopped = True, False
-        self.seen = (*self.seen, *(name for name in event.tasks if name not in self.seen))
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Position:
-        return Position(**data | {name: tuple(data[name]) for name in ("tasks", "seen")})
+_PLAIN, _REPLAYED = -1, -2
+"""Visits below those of training (0 and more): passes over the data, and samples by key, disturb no draw."""
 
 
 class Stage:
     """The optimizer, the stream of batches and the context of a stage."""
 
     parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.AdamW
-    batches: Iterator[dict[str, Loaded]]
+    optimizer: torch.optim.Optimizer
+    batches: Iterator[tuple[dict[str, Loaded], list[tuple[str, int, int]]]]
 
     def __init__(self, run: Run, at: Position) -> None:
         self.run, self.at = run, at
-        sources = {name: Source(run.tasks[name], run.dataset(name, "train")) for name in at.tasks}
-        self.samples = Samples(sources, run.backbone.image, run.data_seed, train=True)
         self.context = Context(
             run.host,
             tasks=at.tasks,
@@ -83,56 +43,74 @@ class Stage:
             step=at.step,
             steps=at.steps,
             batches=self.one_pass,
+            load=self.by_key,
             loss=self.loss,
             score=self.score,
             seed=run.config.seed,
         )
-        run.balancer.begin({name: run.tasks[name].loss_weight for name in at.tasks})
-        self.found: dict[str, float] = {}
-        self.held: dict[tuple[str, int], list[Loaded]] = {}
+        self.routines = Routines(self.context)
+        self.met = tasks_of(at.tasks, at.seen)
+        run.balancer.begin({name: run.tasks[name].loss_weight for name in self.met})
+        self.losses: dict[str, float] = {}
+        self.validation: dict[tuple[str, int], list[Loaded]] = {}
         self.apart = ExitStack()
         self.gradients: TaskGradients | None = None
 
-    def open(self) -> None:
+    @property
+    def idle(self) -> bool:
+        """Whether nothing trains and no routine wants to see the batches."""
+        return not any(not name.startswith("balancer:") for name in self.parameters) and not self.routines.watch
+
+    # --- what trains
+
+    def open(self, quotas: Iterable[Mapping[str, int]]) -> None:
         """Make the optimizer of what these tasks train, and the batches of the rest of the stage."""
         self.make_optimizer()
-        cursors = {
-            name: Cursor(self.run.data_seed, name, len(source.dataset), self.at.drawn.get(name, 0))
-            for name, source in self.samples.sources.items()
-        }
-        self.batches = batches(self.samples, draw(self.quotas(), cursors), workers=self.run.config.workers)
+        samples, seed, drawn = self._samples(self.met, train=True), self.run.data.seed, self.at.drawn
+        cursors = {n: Cursor(seed, n, len(s.dataset), drawn.get(n, 0)) for n, s in samples.sources.items()}
+        keys, again = tee(draw(quotas, cursors))
+        self.batches = zip(batches(samples, keys, workers=self.run.config.workers), again, strict=False)
 
     def make_optimizer(self) -> None:
-        """For what these tasks train now."""
+        """For what these tasks, and those that a routine adds, train now; nothing else gets a gradient."""
         run, settings = self.run, self.run.config.optimizer
+        tasks = tasks_of(self.at.tasks, self.routines.trains())
+        run.host.focus(tasks)
         learned = {f"balancer:{i}": parameter for i, parameter in enumerate(run.balancer.parameters())}
-        self.parameters = run.host.trainable(list(self.at.tasks)) | learned
+        self.parameters = run.host.trainable(tasks) | learned
+        self.at.trained |= {name.partition("/")[0]: self.at.stage for name in self.parameters}
         rates = {name: run.learning_rate(name) for name in self.parameters}
         self.optimizer = build_optimizer(
             self.parameters, rates, betas=settings.betas, weight_decay=settings.weight_decay
         )
 
     def begin_update(self) -> None:
-        """Let methods prepare the update; where one changed what trains, the optimizer follows."""
-        changed = [method.begin_update(self.context) for method in self.run.host.methods.values()]
-        if any(changed):
+        """Let routines prepare the update; where one changed what trains, the optimizer follows."""
+        if self.routines.begin_update():
             moments = self.optimizer.state
             self.make_optimizer()
             self.optimizer.state.update({p: moments[p] for p in self.parameters.values() if p in moments})
 
-    def quotas(self) -> Iterator[dict[str, int]]:
-        """The quotas of the rest of the stage, from the schedule's own events."""
-        rest = islice(self.run.events(), self.at.events, None)
-        for event in takewhile(lambda event: not isinstance(event, End), rest):
-            if isinstance(event, Batch):
-                yield dict(event.quota)
+    # --- batches and their losses
 
-    def next_batch(self) -> dict[str, Loaded]:
-        batch = next(self.batches)
+    def next_batch(self) -> dict[str, tuple[Tensor, Targets, tuple[Key, ...]]]:
+        """Images, targets and keys of each task's samples, on the run's device."""
+        batch, keys = next(self.batches)
+        own = {name: tuple((task, index) for task, index, _ in keys if task == name) for name in batch}
         for name, (images, _) in batch.items():
             self.at.drawn[name] = self.at.drawn.get(name, 0) + len(images)
             self.at.images += len(images)
-        return {name: to_device(loaded, self.run.device) for name, loaded in batch.items()}
+        return {name: (*to_device(loaded, self.run.device), own[name]) for name, loaded in batch.items()}
+
+    def task_losses(self, batch: Mapping[str, tuple[Tensor, Targets, tuple[Key, ...]]]) -> dict[str, Tensor]:
+        """The mean loss of each task of a batch, all of whose images take one pass; routines see the batch."""
+        answers = self.run.host.answers({name: images for name, (images, _, _) in batch.items()})
+        self.context.batch = tuple(
+            TaskBatch(name, keys, images, targets, answers[name].features, answers[name].outputs)
+            for name, (images, targets, keys) in batch.items()
+        )
+        adjusted = {b.task: self.routines.adjust(b.task, b.outputs, b.targets) for b in self.context.batch}
+        return {name: self.run.loss(name, *adjusted[name]) for name in batch}
 
     def keep_apart(self) -> None:
         """Until the update, keep each task's gradient of the shared parts apart, where the balancer asks for it."""
@@ -153,31 +131,45 @@ class Stage:
     def add(self, losses: dict[str, float], event: Batch) -> None:
         """Keep what a batch gave, as its part of the update."""
         for name, value in losses.items():
-            self.found[name] = self.found.get(name, 0.0) + value * event.share(name)
+            self.losses[name] = self.losses.get(name, 0.0) + value * event.share(name)
 
     def finish_update(self) -> dict[str, float]:
         """The losses of the update that was made."""
-        losses, self.found = self.found, {}
-        self.context.step = self.at.step + 1
+        losses, self.losses = self.losses, {}
+        self.context.step, self.context.batch = self.at.step + 1, ()
         return losses
 
-    def one_pass(self) -> Iterator[tuple[str, Tensor, list[dict[str, Any]]]]:
-        """Every training sample once, task by task, in order; disturbs no draw of the training."""
-        for name, source in self.samples.sources.items():
-            size = self.run.tasks[name].batch_size
-            keys = [(name, index, -1) for index in range(len(source.dataset))]
+    # --- what routines ask for
+
+    def one_pass(self, *, train: bool = True, tasks: Sequence[str] | None = None) -> Batches:
+        """Every training sample once, task by task, in order."""
+        for name in self.at.tasks if tasks is None else tasks:
+            size, count = self.run.tasks[name].batch_size, len(self.run.dataset(name, "train"))
+            keys = [(name, index, _PLAIN) for index in range(count)]
             cut = (keys[start : start + size] for start in range(0, len(keys), size))
-            for batch in batches(self.samples, cut, workers=self.run.config.workers):
+            for batch in batches(self._samples([name], train=train), cut, workers=self.run.config.workers):
                 yield (name, *to_device(batch[name], self.run.device))
 
-    def loss(self, name: str, images: Tensor, targets: list[dict[str, Any]]) -> Tensor:
+    def by_key(self, keys: Sequence[Key], visit: int) -> Batches:
+        """Samples by key, as one batch for each task."""
+        names = list(dict.fromkeys(task for task, _ in keys))
+        for name in names:
+            own = [(name, index, _REPLAYED - visit) for task, index in keys if task == name]
+            for batch in batches(self._samples([name], train=True), [own]):
+                yield (name, *to_device(batch[name], self.run.device))
+
+    def loss(self, name: str, images: Tensor, targets: Targets) -> Tensor:
         """A task's own loss on the host's current outputs."""
         with self.run.autocast():
-            return self.run.loss(name, self.run.host(images, name), targets)
+            return self.run.loss(name, self.run.host.predict(images, name), targets)
 
     def score(self, name: str, samples: int) -> float | None:
         """A task's metric on validation samples, which stay loaded for the stage; higher is better."""
-        if (name, samples) not in self.held:
-            self.held[name, samples] = list(load(self.run, name, "val", most=samples))
-        value = measure(self.run, name, self.held[name, samples]).value
+        if (name, samples) not in self.validation:
+            self.validation[name, samples] = list(load(self.run, name, "val", most=samples))
+        value = measure(self.run, name, self.validation[name, samples]).value
         return None if value is None else self.run.signed(name, value)
+
+    def _samples(self, names: Sequence[str], *, train: bool) -> Samples:
+        sources = {name: Source(self.run.tasks[name], self.run.dataset(name, "train")) for name in names}
+        return Samples(sources, self.run.backbone.image, self.run.data.seed, train=train)

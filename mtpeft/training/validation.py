@@ -8,7 +8,6 @@ from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtpeft.files import write_folder
 from mtpeft.task import Score
 
 if TYPE_CHECKING:
@@ -65,10 +64,7 @@ class Validation:
             self.run.host.load(folder)
 
     def keep(self, name: str) -> None:
-        def fill(folder: Path) -> None:
-            self.run.host.save(folder, self.run.about())
-
-        write_folder(self.folder(name), fill)
+        self.run.host.save(self.folder(name), self.run.about())
 
     def folder(self, name: str) -> Path:
         return self.run.folder / "best" / name

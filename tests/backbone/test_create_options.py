@@ -7,7 +7,8 @@ import pytest
 from mtpeft.backbone import create
 from mtpeft.config import Overrides, load
 from mtpeft.errors import UsageError
-from mtpeft.training.run import Run, setup
+from mtpeft.training.run import Run
+from mtpeft.training.setup import setup
 
 
 def test_options_reach_timm() -> None:

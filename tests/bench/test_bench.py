@@ -17,7 +17,7 @@ from mtpeft.bench.table import comparable, markdown, ppt, rows, table
 from mtpeft.bench.trials import Record, Records, Trial
 from mtpeft.cli import main
 from mtpeft.errors import MtpeftError, UsageError
-from mtpeft.training.run import open_run
+from mtpeft.training.setup import open_run
 
 PLAN = """
 [tasks.cls]

@@ -12,7 +12,7 @@ from mtpeft.cli import main
 from mtpeft.config import Overrides, load
 from mtpeft.errors import DataError
 from mtpeft.reports import render_data
-from mtpeft.training.run import setup
+from mtpeft.training.setup import setup
 
 
 @pytest.fixture

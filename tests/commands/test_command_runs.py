@@ -15,8 +15,8 @@ from support import training_toy
 
 from mtpeft import plugins
 from mtpeft.cli import main
-from mtpeft.training.run import open_run
 from mtpeft.training.session import Session
+from mtpeft.training.setup import open_run
 
 
 @pytest.fixture(scope="module")

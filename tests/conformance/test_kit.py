@@ -160,8 +160,8 @@ def _broken_core(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
             Attachments, "detach", lambda self: (detach(self), self.backbone.register_forward_hook(print))
         )
     elif fault == "files hold more than was trained":
-        write = store._write
-        monkeypatch.setattr(store, "_write", lambda tensors, path: write({**tensors, "more": torch.ones(1)}, path))
+        write = store.write_tensors
+        monkeypatch.setattr(store, "write_tensors", lambda path, t: write(path, {**t, "more": torch.ones(1)}))
     elif fault == "unmerging rounds":
         swap = merging.swap_in
         monkeypatch.setattr(

@@ -19,7 +19,7 @@ FRESH = """
 import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from mtpeft.adapt import load
+from mtpeft.hosts import load
 from mtpeft.testing import zoo
 torch.set_num_threads(1)
 found = {}

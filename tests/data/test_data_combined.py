@@ -12,7 +12,7 @@ from mtpeft.data.combined_datasets import Dealt, JoinedSplits, Subsample
 from mtpeft.errors import DataError, UsageError
 from mtpeft.schedule import Evaluate
 from mtpeft.task import Dataset
-from mtpeft.training.run import setup
+from mtpeft.training.setup import setup
 
 
 def read(data: Dataset) -> str:
@@ -52,7 +52,9 @@ def test_a_stream_of_tasks_meets_each_sample_of_its_data_once() -> None:
     settings = [f"tasks.{name}.part=[{number},3]" for number, name in enumerate(("one", "two", "three"), 1)]
     tasks = "one=colours,two=colours,three=colours"
     run = setup(load(None, Overrides({"--tasks": tasks, "--method": "toy", "--backbone": "tiny"}, settings)))
-    met = [run.dataset(name, "train")[index].name for name in run.tasks for index in range(len(run.dataset(name, "train")))]
+    met = [
+        run.dataset(name, "train")[index].name for name in run.tasks for index in range(len(run.dataset(name, "train")))
+    ]
     whole = run_with().dataset("colours", "train")
     assert sorted(met) == sorted(whole[index].name for index in range(len(whole)))
     assert [len(run.dataset(name, "test")) for name in run.tasks] == [len(run_with().dataset("colours", "test"))] * 3

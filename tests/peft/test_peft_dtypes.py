@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mtpeft
-from mtpeft.adapt import as_methods
+from mtpeft.hosts import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.testing.zoo import zoo
 

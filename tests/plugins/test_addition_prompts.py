@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtpeft import load
 from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.host import Host
-from mtpeft.peft.method import Context
+from mtpeft.peft.routine import Context
 from mtpeft.plugins import resolve
 from mtpeft.settings import build
 from mtpeft.testing import zoo

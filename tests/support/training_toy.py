@@ -14,7 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtpeft import plugins
-from mtpeft.api import Context, Dataset, Head, LowRankPart, Method, Metric, Sample, Score, Task, hookimpl, zeros
+from mtpeft.api import (
+    Context,
+    Dataset,
+    FeaturesInfo,
+    Head,
+    LowRankPart,
+    Method,
+    Metric,
+    Sample,
+    Score,
+    Task,
+    hookimpl,
+    zeros,
+)
 from mtpeft.config import Config, Overrides, load
 
 

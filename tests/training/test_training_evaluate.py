@@ -5,8 +5,8 @@ import torch
 from support.training_toy import config
 
 from mtpeft.training.evaluate import evaluate, predict
-from mtpeft.training.run import open_run
 from mtpeft.training.session import Session
+from mtpeft.training.setup import open_run
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from support.training_toy import config
 
 from mtpeft.errors import MtpeftError, UsageError
-from mtpeft.training.run import open_run
 from mtpeft.training.session import Session
+from mtpeft.training.setup import open_run
 
 
 def trained(folder, *settings, source=None, **choices):

@@ -15,8 +15,9 @@ from mtpeft.task import Score
 from mtpeft.training.evaluate import evaluate, load
 from mtpeft.training.loop import Loop
 from mtpeft.training.progress import Quiet
-from mtpeft.training.run import Run, setup
+from mtpeft.training.run import Run
 from mtpeft.training.session import Session
+from mtpeft.training.setup import setup
 
 
 def trained(folder, *settings: str, **choices: str) -> Session:

@@ -8,7 +8,7 @@ from support.training_toy import config
 from torch import nn
 
 from mtpeft.training.optimizer import build_optimizer, clip, rate, set_rate
-from mtpeft.training.run import setup
+from mtpeft.training.setup import setup
 
 
 def test_rate_is_linear_then_half_a_cosine():

@@ -83,7 +83,9 @@ def test_quiet_shows_warnings_alone(capsys):
     assert capsys.readouterr() == ("", "warning: a logger raised\n")
 
 
-@pytest.mark.parametrize("make", [lambda: Lines(seconds=0), lambda: Bars(Console(stderr=True, force_terminal=True, width=200))])
+@pytest.mark.parametrize(
+    "make", [lambda: Lines(seconds=0), lambda: Bars(Console(stderr=True, force_terminal=True, width=200))]
+)
 def test_names_of_others_reach_no_terminal_raw(make, capsys):
     hostile = "a\x1b]0;owned\x07\r\nb\u202e[bold]"
     progress = make()

@@ -11,8 +11,8 @@ from test_training_resume import assert_same_run, interrupted, interruptible, sa
 from mtpeft.schedule import Update
 from mtpeft.training.loop import Loop
 from mtpeft.training.progress import Quiet
-from mtpeft.training.run import setup
 from mtpeft.training.session import Session
+from mtpeft.training.setup import setup
 
 __all__ = ["interruptible"]
 SETTINGS = (

@@ -12,7 +12,7 @@ from support import training_toy
 from support.training_toy import config
 
 from mtpeft.task import Score
-from mtpeft.training.run import setup
+from mtpeft.training.setup import setup
 from mtpeft.training.validation import Best, Validation, improvement
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.backbone.extract import evaluating
-from mtpeft.peft.method import Context, Method
+from mtpeft.peft.method import Method
+from mtpeft.peft.routine import Context
 from mtpeft.peft.sites import Site
 
 Batches = Iterable[tuple[str, Tensor, list[dict[str, Any]]]]

@@ -14,7 +14,7 @@ from PIL import Image
 from mtpeft.api import DataError, UsageError, open_data
 from mtpeft.config import Overrides, load
 from mtpeft.data.reader import open_reader
-from mtpeft.training.run import setup
+from mtpeft.training.setup import setup
 from mtpeft_tasks.readers import coco_json
 
 SQUARE = [[1, 1, 5, 1, 5, 4, 1, 4]]

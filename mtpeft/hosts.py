@@ -12,12 +12,12 @@ from torch import nn
 from mtpeft.backbone.features import FeaturesInfo
 from mtpeft.errors import MtpeftError, NotApplicable
 from mtpeft.names import visible
+from mtpeft.peft.allocation import limited_allocation
 from mtpeft.peft.contents import take
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
 from mtpeft.peft.store import AdapterContents, HeadSpec, SavedMethod, read_adapter
 from mtpeft.plugins import create, registry, resolve
-from mtpeft.peft.allocation import limited_allocation
 from mtpeft.task import Head, Task
 
 
@@ -107,9 +107,7 @@ def check_accepted(methods: Mapping[str, Method], type: str) -> None:
             )
 
 
-def load(
-    directory: str | Path, backbone: nn.Module, methods: Mapping[str, Method] | None = None
-) -> Host:
+def load(directory: str | Path, backbone: nn.Module, methods: Mapping[str, Method] | None = None) -> Host:
     """The host that was saved in ``directory``, on its backbone.
 
     The folder is data: nothing in it is imported or called. Methods and task types come from what is installed, by

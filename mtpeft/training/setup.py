@@ -1,0 +1,178 @@
+"""Building a run from its configuration, or from the folder of one; what is wrong is found before anything trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from mtpeft import backbone as backbones
+from mtpeft.adapt import check_accepted
+from mtpeft.config import Config
+from mtpeft.config import load as load_config
+from mtpeft.data.label_checks import label_errors
+from mtpeft.data.opened import OpenedData
+from mtpeft.errors import MtpeftError, UsageError, did_you_mean
+from mtpeft.evaluation import ResultMatrix, TaskRecord
+from mtpeft.files import standing_folder
+from mtpeft.peft.host import Host
+from mtpeft.peft.method import Method
+from mtpeft.plugins import create
+from mtpeft.recipe import RANDOM_WEIGHTS
+from mtpeft.task import Task
+from mtpeft.training.checkpoint import current_state
+from mtpeft.training.run import Run
+
+
+def choose_device(name: str) -> torch.device:
+    """
+    Raises:
+        UsageError: for a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if int(number or 0) >= there.get(kind, 1):
+        raise UsageError(f'device = "{name}", but this machine has no such device', hint="leave it out, or say cpu")
+    return torch.device(name)
+
+
+def build_methods(config: Config) -> list[tuple[str, Method]]:
+    """The methods of a configuration under their labels, in the order written."""
+    return [
+        (m.label, create("methods", m.name, m.settings, f"methods.{m.label}", config.origin)) for m in config.methods
+    ]
+
+
+def build_tasks(config: Config) -> dict[str, Task]:
+    """The tasks of a configuration by name."""
+    return {
+        name: create("tasks", task.type, task.settings, f"tasks.{name}", config.origin)
+        for name, task in config.tasks.items()
+    }
+
+
+def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int = 0, check_data: bool = True) -> Run:
+    """Build everything that ``config`` names; what is wrong with it is found here, before anything is trained.
+
+    Args:
+        inherited: tasks that another run trained and this one does not.
+        first_stage: number of stages that other runs made before.
+        check_data: open every split of every task, and look at what its labels are.
+    """
+    tasks, methods = build_tasks(config), build_methods(config)
+    schedule = create("schedules", config.schedule.name, config.schedule.settings, "schedule", config.origin)
+    balancer = create("balancers", config.balance.name, config.balance.settings, "balance", config.origin)
+    device = choose_device(config.device)
+    torch.manual_seed(config.seed)
+    backbone = backbones.create(
+        config.backbone,
+        weights=None if config.weights == RANDOM_WEIGHTS else config.weights,
+        pretrained=config.weights != RANDOM_WEIGHTS,
+        image_size=config.image_size,
+        options=config.backbone_options,
+        normalization=config.normalization,
+    )
+    parameters = sum(parameter.numel() for parameter in backbone.module.parameters())
+    host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
+    host.checkpointing(config.optimizer.checkpointing)
+    check_groups(tasks, host)
+    types = {name: task.type for name, task in config.tasks.items()}
+    for kind in types.values():
+        check_accepted(host.methods, kind)
+    seed = config.seed if config.data_seed is None else config.data_seed
+    data = OpenedData(tasks, types, config.train_on, config.evaluate_on, seed, config.cache)
+    folder = Path(config.output.dir)
+    run = Run(
+        config, folder, device, backbone, parameters, host, tasks, data, schedule, balancer, inherited, first_stage
+    )
+    run.matrix = ResultMatrix(task_records(run), schedule.stage_tasks(list(run.trained)))
+    if check_data:
+        check_labels(run)
+    return run
+
+
+def check_labels(run: Run) -> None:
+    """Open every split that the run may see; readers check what they read, and the counts of classes are checked here.
+
+    Raises:
+        DataError: for data that a reader refuses, a split without labels, or a class that is never shown in training.
+    """
+    for name, task in run.tasks.items():
+        splits = {split: run.dataset(name, split) for split in run.data.splits}
+        if not task.data:
+            continue  # the embedded data is as it should be
+        manifests = {split: data.manifest() for split, data in splits.items()}
+        shown = {split: about["histogram"] for split, about in manifests.items() if "histogram" in about}
+        for error in label_errors(f'task "{name}"', shown, allow_missing=task.missing_classes == "allow"):
+            raise error
+
+
+def check_groups(tasks: Mapping[str, Task], host: Host) -> None:
+    """Testing tells the tasks of a group apart by their head alone.
+
+    Raises:
+        UsageError: for a group with a method whose parts need to know the task.
+    """
+    grouped = [name for name, task in tasks.items() if task.group]
+    for label, method in host.methods.items():
+        own = type(method).encode is Method.encode and type(method).answer is Method.answer
+        lost = own and method.owners(None, grouped) == ()
+        if grouped and (method.needs_task_id or lost):
+            message = f'task "{grouped[0]}" is in a group, and {label} must know the task of each test image'
+            raise UsageError(message, hint=f"take scope = shared for {label}, or leave group out")
+
+
+def task_records(run: Run) -> dict[str, TaskRecord]:
+    """What the result matrix must know of each task."""
+    return {
+        name: TaskRecord(run.config.tasks[name].type, task.metric_name, task.higher_is_better, None, task.unit)
+        for name, task in run.tasks.items()
+    }
+
+
+def open_run(
+    folder: Path, *, best: str = "", device: str = "auto", evaluate_on: Literal["val", "test"] | None = None
+) -> Run:
+    """A run again, as it was left: to evaluate, predict or export. Its data need not be there to predict.
+
+    Args:
+        folder: a run folder.
+        best: a task whose best weights on validation are wanted instead of the last.
+        device: where to run it, which need not be where it was trained.
+        evaluate_on: ``test`` opens the test split of a run that was trained for a choice; None leaves it as it was.
+
+    Raises:
+        MtpeftError: if there is no such run or its files are damaged.
+    """
+    adapter = find_adapter(folder, best)
+    config = load_config(folder / "config.toml")
+    output = replace(config.output, dir=str(folder))
+    config = replace(config, output=output, device=device, evaluate_on=evaluate_on or config.evaluate_on)
+    run = setup(config, check_data=False)
+    run.restore(adapter)
+    run.host.eval()
+    return run
+
+
+def find_adapter(folder: Path, best: str = "") -> Path:
+    """The folder with a run's trained tensors: finished, or the newest saved state of one that is not.
+
+    Raises:
+        MtpeftError: if it is no run, or nothing was saved in it.
+    """
+    if not (folder / "config.toml").exists():
+        raise MtpeftError(f'"{folder}" is no run', hint="give the folder that mtpeft train wrote")
+    if best:
+        if not (folder / "best" / best).exists():
+            known = [p.name for p in (folder / "best").glob("*")]
+            raise MtpeftError(f'"{folder}" has no best weights for "{best}"', hint=did_you_mean(best, known))
+        return folder / "best" / best
+    adapter = standing_folder(folder / "adapter")
+    if adapter is not None:
+        return adapter
+    return current_state(folder / "state") / "adapter"
