@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mtpeft.hookspecs import API_VERSION as API_VERSION
     from mtpeft.hookspecs import hookimpl as hookimpl
     from mtpeft.names import SHARED as SHARED
+    from mtpeft.peft.declarations import Declarations as Declarations
     from mtpeft.peft.method import Context as Context
     from mtpeft.peft.method import Method as Method
     from mtpeft.peft.module_map import ModuleMap as ModuleMap
@@ -102,6 +103,7 @@ _WHERE = {
     "mtpeft.plugins": ["resolve"],
     "mtpeft.peft.module_map": ["ModuleMap"],
     "mtpeft.names": ["SHARED"],
+    "mtpeft.peft.declarations": ["Declarations"],
     "mtpeft.peft.method": ["Context", "Method"],
     "mtpeft.peft.mounts": ["PartAtSite"],
     "mtpeft.peft.parts": [

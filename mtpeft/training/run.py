@@ -31,6 +31,7 @@ from mtpeft.recipe import RANDOM_WEIGHTS
 from mtpeft.schedule import Begin, End, Evaluate, Event, Schedule, TaskSize, key
 from mtpeft.task import SPLITS, Dataset, Head, Split, Task
 from mtpeft.training.checkpoint import current_state
+from mtpeft.training.declared import check_declarations
 
 if TYPE_CHECKING:
     from mtpeft.backbone import Backbone
@@ -145,7 +146,7 @@ class Run:
         2e-3 beside methods that move pre-trained weights with care.
         """
         settings = self.config.optimizer
-        own = {label: settings.lr or method.learning_rate for label, method in self.host.methods.items()}
+        own = {label: settings.lr or method.declares.learning_rate for label, method in self.host.methods.items()}
         return {"methods": own, "heads": settings.head_lr or settings.lr or max(2e-3, *own.values())}
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -283,6 +284,7 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
     host.checkpointing(config.optimizer.checkpointing)
     check_groups(tasks, host)
+    check_declarations(config, host.methods, inherited)
     folder = Path(config.output.dir)
     run = Run(config, folder, device, backbone, parameters, host, tasks, schedule, balancer, inherited, first_stage)
     run.matrix = ResultMatrix(task_records(run), schedule.stage_tasks(list(run.trained)))
@@ -316,7 +318,7 @@ def check_groups(tasks: Mapping[str, Task], host: Host) -> None:
     grouped = [name for name, task in tasks.items() if task.group]
     for label, method in host.methods.items():
         lost = method.owners(None, grouped) == () and type(method).encode is Method.encode
-        if grouped and (method.needs_task_id or lost):
+        if grouped and (method.declares.needs_task_id or lost):
             message = f'task "{grouped[0]}" is in a group, and {label} must know the task of each test image'
             raise UsageError(message, hint=f"take scope = shared for {label}, or leave group out")
 

@@ -14,7 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtpeft import plugins
-from mtpeft.api import Context, Dataset, Head, LowRankPart, Method, Metric, Sample, Score, Task, hookimpl, zeros
+from mtpeft.api import (
+    Context,
+    Dataset,
+    Declarations,
+    Head,
+    LowRankPart,
+    Method,
+    Metric,
+    Sample,
+    Score,
+    Task,
+    hookimpl,
+    zeros,
+)
 from mtpeft.config import Config, Overrides, load
 
 
@@ -145,8 +158,7 @@ class Dropped(LowRankPart):
 class Toy(Method):
     """A low-rank update with dropout, so that the model's own randomness matters."""
 
-    mergeable = True
-    learning_rate = 1e-2
+    declares = Declarations(category="partial", mergeable=True, learning_rate=1e-2)
     at: str = "attn.q | mlp.fc1"
 
     def part(self, site: Any) -> Dropped:
