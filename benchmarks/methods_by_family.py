@@ -62,7 +62,7 @@ def outcome(method: str, family: str) -> Outcome:
     losses = case.train(host, ["a", "b"], steps=1)
     if not all(map(isfinite, losses)):
         raise ArithmeticError(f"{method} on {family}: the loss is {losses[0]}")
-    if not made.mergeable:
+    if not made.declares.mergeable:
         return Outcome(WORKS)
     case.randomize(host)
     error = refusal(partial(host.merged_state, "a"), NotApplicable)

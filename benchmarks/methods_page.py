@@ -100,7 +100,7 @@ def section(name: str, entry: dict[str, Any], facts: Facts) -> list[str]:
     works = [key for key, reason in facts["families"].items() if not reason]
     lines = [f"### {name}", "", prose(inspect.cleandoc(module.__doc__ or "")), ""]
     lines += [f"- **paper**: {entry['paper'] or 'none'}", f"- **sites**: {sites(method.at)}"]
-    lines += [f"- **settings**: {settings(cls) or 'none of its own'}; learning rate {method.learning_rate:g}"]
+    lines += [f"- **settings**: {settings(cls) or 'none of its own'}; learning rate {method.declares.learning_rate:g}"]
     lines += [f"- **meant for**: {entry['families'] or 'all'}", f"- **attaches to**: {', '.join(works) or 'none'}"]
     for reason in dict.fromkeys(reason for reason in facts["families"].values() if reason):
         names = ", ".join(key for key, found in facts["families"].items() if found == reason)

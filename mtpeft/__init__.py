@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtpeft.hosts import adapt, head, load
     from mtpeft.backbone import create as create_backbone
     from mtpeft.errors import MtpeftError
+    from mtpeft.hosts import adapt, head, load
 
 __version__ = "0.1.0"
 __all__ = ["MtpeftError", "__version__", "adapt", "create_backbone", "head", "load"]

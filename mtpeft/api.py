@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mtpeft.hookspecs import API_VERSION as API_VERSION
     from mtpeft.hookspecs import hookimpl as hookimpl
     from mtpeft.names import SHARED as SHARED
+    from mtpeft.peft.declarations import Declarations as Declarations
     from mtpeft.peft.host import Answer as Answer
     from mtpeft.peft.host import Host as Host
     from mtpeft.peft.memory import Key as Key
@@ -115,6 +116,7 @@ _WHERE = {
     "mtpeft.peft.memory": ["Key", "Memory"],
     "mtpeft.peft.method": ["Method", "Passes"],
     "mtpeft.peft.routine": ["Batches", "Context", "Routine", "Targets", "TaskBatch"],
+    "mtpeft.peft.declarations": ["Declarations"],
     "mtpeft.peft.mounts": ["PartAtSite"],
     "mtpeft.peft.parts": [
         "InputPart", "KeyValuePart", "LowRankPart", "OutputPart", "Part", "PerTask", "SidePart", "TokenPart",

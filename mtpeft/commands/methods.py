@@ -9,13 +9,13 @@ from mtpeft.errors import MtpeftError
 from mtpeft.plugins import Entry, registry, resolve
 
 COLUMNS = ("id", "category", "mergeable", "identity", "idea")
-DECLARED = ("category", "mergeable", "identity", "families", "paper")
+SHOWN = ("category", "mergeable", "identity", "families", "paper")
 
 
 def run(name: str | None, *, json: bool) -> None:
     """Print every registered method with what it declares in its default configuration, or one with its settings."""
     if name is not None:
-        print_one(resolve("methods", name), describe(registry("methods")[name]), DECLARED, json=json)
+        print_one(resolve("methods", name), describe(registry("methods")[name]), SHOWN, json=json)
         return
     rows = [describe(entry) for entry in registry("methods").values()]
     if json:
@@ -26,27 +26,24 @@ def run(name: str | None, *, json: bool) -> None:
 
 def describe(entry: Entry) -> dict[str, Any]:
     """A method as JSON; ``error`` says why one cannot be used, and is null otherwise."""
-    row = {
-        "id": entry.id,
-        "category": entry.reference.partition(":")[0].split(".")[-2:][0],
-        "package": entry.distribution,
-        "version": entry.version,
-        "error": None,
-    }
-    declared = {"scope": None, "mergeable": None, "identity": None, "idea": "", "paper": "", "families": ""}
+    row = {"id": entry.id, "package": entry.distribution, "version": entry.version, "error": None}
+    unknown = {"scope": None, "mergeable": None, "identity": None}
+    unwritten = {"category": "", "idea": "", "paper": "", "families": ""}
     try:
         return row | _declared(resolve("methods", entry.id))
     except MtpeftError as error:
-        return row | declared | {"error": error.message}
+        return row | unknown | unwritten | {"error": error.message}
 
 
 def _declared(cls: type) -> dict[str, Any]:
     method = cls()
+    declares = method.declares
     return {
+        "category": declares.category,
         "scope": method.scope,
-        "mergeable": method.mergeable,
-        "identity": method.identity_at_init,
+        "mergeable": declares.mergeable,
+        "identity": declares.identity_at_init,
         "idea": first_line(cls),
-        "paper": method.paper,
-        "families": method.families,
+        "paper": declares.paper,
+        "families": declares.families,
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from mtpeft.errors import UsageError
 from mtpeft.names import SHARED
+from mtpeft.peft.declarations import Declarations
 
 if TYPE_CHECKING:
     from mtpeft.backbone.features import Features, FeaturesInfo
@@ -44,62 +45,24 @@ class Passes(Protocol):
         """Features for one task, or for samples whose task is not known."""
 
 
-class Declarations:
-    """What the conformance kit holds a method to: class attributes, or properties where the configuration decides.
-
-    Attributes:
-        identity_at_init: attached and untrained, it leaves the outputs bit-identical.
-        mergeable: its parts fold into plain timm weights.
-        needs_task_id: it cannot run for a sample whose task is not known.
-        needs_task_count: it must know how many tasks there will be.
-        inference_passes: passes over the backbone for one batch.
-        families: what it makes sense on, for people (the machine's word is the refusal itself).
-        learning_rate: where a recipe gives none.
-        accepts: the task types that its classifier or mechanism serves; empty for all.
-        paper: title, venue and number.
-    """
-
-    paper: ClassVar[str] = ""
-
-    if TYPE_CHECKING:  # read-only to a type checker: class attributes and properties may both take their place
-
-        @property
-        def identity_at_init(self) -> bool: ...
-        @property
-        def mergeable(self) -> bool: ...
-        @property
-        def needs_task_id(self) -> bool: ...
-        @property
-        def needs_task_count(self) -> bool: ...
-        @property
-        def inference_passes(self) -> int: ...
-        @property
-        def families(self) -> str: ...
-        @property
-        def learning_rate(self) -> float: ...
-        @property
-        def accepts(self) -> tuple[str, ...]: ...
-    else:
-        identity_at_init = True
-        mergeable = False
-        needs_task_id = False
-        needs_task_count = False
-        inference_passes = 1
-        families = ""
-        learning_rate = 1e-3
-        accepts: tuple[str, ...] = ()
-
-
 @dataclass
-class Method(Declarations, ABC):
-    """Subclass as a dataclass: the fields are the configuration; `Declarations` are class attributes or properties.
+class Method(ABC):
+    """Subclass as a dataclass: the fields are the configuration.
 
     Attributes:
         scope: ``shared`` (one owner, every task trains it) or ``task`` (each task owns a copy).
         at: site pattern; terms are separated by spaces, alternatives by ``|``, and the first alternative that matches
             wins.
         blocks: which blocks: empty for all, ``"0-5"``, ``"9,11"`` or ``"last:3"``.
+        declares: what the method says of itself; no field, so write no annotation.
     """
+
+    if TYPE_CHECKING:  # read-only to a type checker: a class attribute or a property may take its place
+
+        @property
+        def declares(self) -> Declarations: ...
+    else:
+        declares = Declarations()
 
     scope: Literal["shared", "task"] = "shared"
     at: str = ""

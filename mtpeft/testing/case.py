@@ -152,7 +152,8 @@ class Training:
         self.method = host.methods[case.name]
         self.optimizer: torch.optim.Optimizer | None = None
         loss = loss_of(host)
-        self.context = Context(host, tuple(tasks), tuple(host.tasks), stages=1, steps=steps, loss=loss)
+        stages = 1 if self.method.declares.needs_task_count else None
+        self.context = Context(host, tuple(tasks), tuple(host.tasks), stages=stages, steps=steps, loss=loss)
         self.context.batches = self._batches
         self.context.load = self._load
         self.context.score = lambda task, samples: -evaluated(host, loss, batch(case, host, task))

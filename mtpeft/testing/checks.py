@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mtpeft.errors import UsageError, did_you_mean
+from mtpeft.peft.declarations import Declarations
 from mtpeft.peft.method import Method
 from mtpeft.testing import declarations, merging_and_saving, resuming, routing, training_checks
 from mtpeft.testing.case import Case, CheckFailed, make_method, said
@@ -58,6 +59,16 @@ _ALWAYS = (
     routing.checkpoints,
     routing.compiles,
 )
+
+_IF_DECLARED: dict[Callable[[Case], None], Callable[[Declarations], bool]] = {
+    training_checks.starts_as_the_backbone: lambda declares: declares.identity_at_init,
+    training_checks.does_not_start_as_the_backbone: lambda declares: not declares.identity_at_init,
+    merging_and_saving.merges_into_plain_timm: lambda declares: declares.mergeable,
+    merging_and_saving.merging_nothing_changes_nothing: lambda declares: (
+        declares.mergeable and declares.identity_at_init
+    ),
+    merging_and_saving.refuses_to_merge: lambda declares: not declares.mergeable,
+}
 
 
 @dataclass(frozen=True)
@@ -184,18 +195,12 @@ def _chosen(case: Case) -> tuple[Callable[[Case], None], ...]:
 
 def _functions(method: Method | None) -> tuple[Callable[[Case], None], ...]:
     """The checks for a method; all there are for None."""
-    chosen: list[Callable[[Case], None]] = [*_OF_THE_CLASS, *_ALWAYS]
-    if method is None or method.identity_at_init:
-        chosen.append(training_checks.starts_as_the_backbone)
-    if method is None or not method.identity_at_init:
-        chosen.append(training_checks.does_not_start_as_the_backbone)
-    if method is None or method.mergeable:
-        chosen.append(merging_and_saving.merges_into_plain_timm)
-    if method is None or (method.mergeable and method.identity_at_init):
-        chosen.append(merging_and_saving.merging_nothing_changes_nothing)
-    if method is None or not method.mergeable:
-        chosen.append(merging_and_saving.refuses_to_merge)
-    return (*chosen, attaches, refuses_in_one_sentence) if method is None else tuple(chosen)
+    always = (*_OF_THE_CLASS, *_ALWAYS)
+    if method is not None and not isinstance(method.declares, Declarations):
+        return (declarations.declares_itself,)
+    if method is None:
+        return (*always, *_IF_DECLARED, attaches, refuses_in_one_sentence)
+    return (*always, *(check for check, applies in _IF_DECLARED.items() if applies(method.declares)))
 
 
 def _known(names: Iterable[str], known: Iterable[str], what: str) -> None:

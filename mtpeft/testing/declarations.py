@@ -10,17 +10,19 @@ from dataclasses import asdict, fields
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import PropertyMock, call, patch
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from mtpeft.errors import MtpeftError, NotApplicable, UsageError
+from mtpeft.errors import MtpeftError, NotApplicable, UsageError, did_you_mean
 from mtpeft.names import SHARED
 from mtpeft.peft import parts
+from mtpeft.peft.declarations import CATEGORIES, Declarations
 from mtpeft.peft.host import Host
-from mtpeft.peft.method import Declarations, Method
+from mtpeft.peft.method import Context, Method
+from mtpeft.plugins import registry
 from mtpeft.settings import build
 from mtpeft.testing.case import Case, said, tensors
 from mtpeft.testing.merging_and_saving import expect_refusal, refusal
@@ -76,20 +78,40 @@ def _settings(case: Case) -> dict[str, Any]:
 
 
 def declares_itself(case: Case) -> None:
-    """Declarations have the types that `Method` gives them, and a sentence says what the method is."""
+    """Declarations are one value of the right types, and a sentence says what the method is."""
     method, cls = case.method, type(case.method)
     plain = "__dataclass_fields__" not in vars(cls) and list(inspect.get_annotations(cls))
     case.expect(not plain, f"{cls.__name__} annotates settings and is no dataclass: write @dataclass above it")
-    flags = [method.identity_at_init, method.mergeable, method.needs_task_id, method.needs_task_count]
-    case.expect(all(isinstance(flag, bool) for flag in flags), f"a declaration is neither true nor false: {flags}")
-    declared = [field.name for field in fields(method) if field.name in dir(Declarations)]
+    setting = "declares" in {field.name for field in fields(method)}
+    case.expect(not setting, "declares has an annotation, which makes a setting of it: drop the annotation")
+    beside = [name for name in (field.name for field in fields(Declarations)) if hasattr(method, name)]
     case.expect(
-        not declared, f"{', '.join(declared)}: a declaration with an annotation is a setting; drop the annotation"
+        not beside, f"nothing reads {cls.__name__}.{', '.join(beside)}: write it in declares = Declarations(...)"
     )
-    case.expect(method.learning_rate > 0, f"its learning rate is {method.learning_rate}")
-    case.expect(method.inference_passes >= 1, f"it declares {method.inference_passes} passes at inference")
+    for fault in _faults(method.declares):
+        case.expect(False, fault)
     doc = (cls.__doc__ or "").strip()
     case.expect(bool(doc) and not doc.startswith(f"{cls.__name__}("), "its class has no docstring")
+
+
+def _faults(declares: Declarations) -> Iterator[str]:
+    """What is wrong with declared values."""
+    if not isinstance(declares, Declarations):
+        yield f"declares is {declares!r}, and no Declarations(...)"
+        return
+    for name, value in vars(declares).items():
+        kind = type(getattr(Declarations, name))
+        if not isinstance(value, kind if kind is not float else (float, int)):
+            yield f"{name} is declared as {value!r}: give it a {kind.__name__}"
+    if declares.category not in CATEGORIES:
+        yield f'its category is "{declares.category}": declare one of {", ".join(CATEGORIES)}'
+    unknown = [kind for kind in declares.accepts if kind not in registry("tasks")]
+    if unknown:
+        yield f'it accepts "{unknown[0]}", which is no type of task; {did_you_mean(unknown[0], registry("tasks"))}'
+    if not declares.learning_rate > 0:
+        yield f"its learning rate is {declares.learning_rate}"
+    if declares.inference_passes < 1:
+        yield f"it declares {declares.inference_passes} passes at inference"
 
 
 def spells_what_it_overrides(case: Case) -> None:
@@ -132,11 +154,15 @@ def builds_parts(case: Case) -> None:
 
 
 def asks_for_what_it_needs(case: Case) -> None:
-    """Declared to need the task, it refuses a sample without one."""
-    if case.method.needs_task_id and case.method.scope == SHARED:
+    """Declared to need the task, it refuses a sample without one; to need the number of stages, it asks for that."""
+    if case.method.declares.needs_task_id and case.method.scope == SHARED:
         host = case.host()
         error = refusal(partial(host, case.images(host, 1)), MtpeftError)
         case.expect(error is not None, "it declares that it needs the task, and runs without")
+    if case.method.declares.needs_task_count:
+        with patch.object(Context, "stages", new_callable=PropertyMock, return_value=1) as stages:
+            case.train(case.host(("a",)), ["a"])
+        case.expect(call() in stages.mock_calls, "it declares needs_task_count, and never asks for Context.stages")
 
 
 def passes_as_often_as_it_says(case: Case) -> None:
@@ -144,7 +170,7 @@ def passes_as_often_as_it_says(case: Case) -> None:
     host = case.host(("a",))
     with torch.no_grad(), patch.object(host, "run", wraps=host.run) as run:
         host(case.images(host, 1), "a")
-    passes, declared = run.call_count, case.method.inference_passes
+    passes, declared = run.call_count, case.method.declares.inference_passes
     case.expect(passes == declared, f"an image takes {passes} passes over the backbone, and {declared} are declared")
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtpeft.hosts import load
 from mtpeft.backbone.extract import Extractor
 from mtpeft.errors import MtpeftError, NotApplicable, UsageError
+from mtpeft.hosts import load
 from mtpeft.peft.host import Host
 from mtpeft.peft.merging import plain_state
 from mtpeft.testing.case import Case, part_parameters
@@ -29,7 +29,7 @@ def merges_into_plain_timm(case: Case) -> None:
     On a family where a weight cannot hold the change, merging refuses instead; never on ``vit``.
     """
     host = case.host(random=True)
-    for task in ("a", "b") if case.method.needs_task_id or case.method.scope == "task" else ("a", None):
+    for task in ("a", "b") if case.method.declares.needs_task_id or case.method.scope == "task" else ("a", None):
         reason = refusal(partial(host.merged_state, task), NotApplicable)
         if reason is not None:
             case.expect(case.family != "vit", f"it declares that it merges, and refuses: {reason.message}")

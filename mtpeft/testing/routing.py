@@ -23,7 +23,7 @@ Names = Sequence[str | None]
 def mixed_equals_separate(case: Case) -> None:
     """A batch of several tasks gives the outputs and gradients of one pass for each task, whatever the order."""
     host = case.host(random=True).double()
-    _expect_mixed(case, host, orders(case.method.needs_task_id))
+    _expect_mixed(case, host, orders(case.method.declares.needs_task_id))
 
 
 def composes_with_itself(case: Case) -> None:
@@ -36,7 +36,7 @@ def composes_with_itself(case: Case) -> None:
         return
     host = Host(case.backbone(), methods, TASKS).eval()
     case.randomize(host)
-    _expect_mixed(case, host.double(), orders(case.method.needs_task_id)[:1])
+    _expect_mixed(case, host.double(), orders(case.method.declares.needs_task_id)[:1])
 
 
 def keeps_task_gradients_apart(case: Case) -> None:

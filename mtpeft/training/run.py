@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtpeft.hosts import build_head
 from mtpeft.backbone import Backbone
 from mtpeft.balancing import Balancer
 from mtpeft.config import Config
 from mtpeft.data.opened import OpenedData
 from mtpeft.errors import MtpeftError
 from mtpeft.evaluation import ResultMatrix
+from mtpeft.hosts import build_head
 from mtpeft.keyed_random import key
 from mtpeft.peft.contents import take
 from mtpeft.peft.host import Host
@@ -99,7 +99,7 @@ class Run:
         2e-3 beside methods that move pre-trained weights with care.
         """
         settings = self.config.optimizer
-        own = {label: settings.lr or method.learning_rate for label, method in self.host.methods.items()}
+        own = {label: settings.lr or method.declares.learning_rate for label, method in self.host.methods.items()}
         return {"methods": own, "heads": settings.head_lr or settings.lr or max(2e-3, *own.values())}
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -88,7 +88,7 @@ def costs(run: Run, at: Position) -> Costs:
         cpu_seconds=at.cpu_seconds,
         peak_memory_bytes=peak_memory(run.device),
         images_per_second=at.images / at.seconds if at.seconds else None,
-        inference_passes=max((method.inference_passes for method in methods), default=1),
+        inference_passes=max((method.declares.inference_passes for method in methods), default=1),
     )
 
 

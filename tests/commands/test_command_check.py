@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from mtpeft import plugins
-from mtpeft.api import Method, Site, WeightPart, hookimpl, zeros
+from mtpeft.api import Declarations, Method, Site, WeightPart, hookimpl, zeros
 from mtpeft.cli import main
 
 
@@ -27,7 +27,7 @@ class Shift(WeightPart):
 class Sound(Method):
     """Adds a tensor."""
 
-    mergeable = True
+    declares = Declarations(category="partial", mergeable=True)
     at: str = "mlp.fc1"
 
     def part(self, site: Site) -> WeightPart:
@@ -38,7 +38,7 @@ class Sound(Method):
 class Boastful(Sound):
     """Says that it does not merge, and merges."""
 
-    mergeable = False
+    declares = replace(Sound.declares, mergeable=False)
 
 
 @dataclass
@@ -56,6 +56,8 @@ class Transposed(Shift):
 
 class Unfinished(Method):
     """Has no `part`."""
+
+    declares = Declarations(category="partial")
 
 
 @pytest.fixture

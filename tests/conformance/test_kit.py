@@ -32,6 +32,14 @@ FOUND = {
     broken.SpeaksOfNothing: "refuses_in_one_sentence",
     broken.NotADataclass: "declares_itself",
     broken.DeclaresASetting: "declares_itself",
+    broken.DeclaresBeside: "declares_itself",
+    broken.DeclaresNoValue: "declares_itself",
+    broken.NoCategory: "declares_itself",
+    broken.AcceptsAWord: "declares_itself",
+    broken.AcceptsNothingKnown: "declares_itself",
+    broken.DeclaresAWord: "declares_itself",
+    broken.NeverPasses: "declares_itself",
+    broken.NeverLearns: "declares_itself",
     broken.Undocumented: "declares_itself",
     broken.MisspeltHook: "spells_what_it_overrides",
     broken.MisspellsInItsPart: "spells_what_it_overrides",
@@ -45,6 +53,7 @@ FOUND = {
     broken.LeavesATensorBehind: "registers_its_tensors",
     broken.OnePartForAll: "trains_its_own_only",
     broken.NeedsNothing: "asks_for_what_it_needs",
+    broken.CountsForNothing: "asks_for_what_it_needs",
     broken.TrainsNothing: "learns_a_batch",
     broken.TwoPasses: "passes_as_often_as_it_says",
     broken.ForgetsItsSteps: "resumes_as_if_uninterrupted",
@@ -86,6 +95,11 @@ def test_an_error_in_a_method_is_told_in_one_line_with_its_place() -> None:
     (check,) = _named(broken.RaisesInAHook, "learns_a_batch", {})
     said = r"learns_a_batch: it raises ValueError: steps are not for me \(broken_methods\.py, line \d+\)$"
     assert re.search(said, check.failure())
+
+
+def test_the_number_of_stages_is_for_those_who_declare_it() -> None:
+    (check,) = _named(broken.SharesOutStages, "learns_a_batch", {})
+    assert "learns_a_batch: it raises TypeError: unsupported operand type(s) for /" in check.failure()
 
 
 def test_a_failure_says_the_number() -> None:

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from mtpeft.hosts import as_methods
 from mtpeft.errors import NotApplicable
+from mtpeft.hosts import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.testing.zoo import zoo
 

@@ -14,8 +14,8 @@ from support.doubles import Queried
 from torch import nn
 
 import mtpeft
-from mtpeft.hosts import as_methods
 from mtpeft.errors import MtpeftError, NotApplicable, UsageError
+from mtpeft.hosts import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.peft.route import Route
 from mtpeft.testing.zoo import zoo
@@ -404,7 +404,9 @@ def test_a_plugin_that_is_gone_is_named(tmp_path):
     description = json.loads((folder / "adapter.json").read_text())
     description["methods"][0] |= {"id": "gone", "package": "mtpeft-gone", "version": "1.2"}
     (folder / "adapter.json").write_text(json.dumps(description))
-    with pytest.raises(MtpeftError, match='needs the method "gone" of mtpeft-gone 1.2, which is not installed') as error:
+    with pytest.raises(
+        MtpeftError, match='needs the method "gone" of mtpeft-gone 1.2, which is not installed'
+    ) as error:
         mtpeft.load(folder, zoo()["vit"]())
     assert "pip install mtpeft-gone" in error.value.hint
 

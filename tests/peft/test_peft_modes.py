@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import mtpeft
-from mtpeft.hosts import as_methods
 from mtpeft.errors import NotApplicable
+from mtpeft.hosts import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.testing.zoo import zoo
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, TokenPart, WeightPart
+from mtpeft.api import Declarations, Method, Site, TokenPart, WeightPart
 from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.find_sites import find_sites
 from mtpeft.peft.host import Host
@@ -61,6 +61,7 @@ class Rows(WeightPart):
 
 @dataclass
 class Shifted(Method):
+    declares = Declarations(category="addition")
     at: str = "mlp.fc1"
 
     def part(self, site: Site) -> WeightPart:
@@ -110,7 +111,7 @@ class Counted(TokenPart):
 
 @dataclass
 class Tokens(Method):
-    identity_at_init = False
+    declares = Declarations(category="addition", identity_at_init=False)
     at: str = "blocks.0.tokens"
     count: int = 2
     carry: bool = False

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtpeft.hosts import as_methods
 from mtpeft.api import Method, Part, Site, WeightPart
 from mtpeft.errors import MtpeftError, NotApplicable, UsageError
+from mtpeft.hosts import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo

@@ -13,6 +13,7 @@ from torch import nn
 
 from mtpeft.api import (
     Context,
+    Declarations,
     InputMoments,
     LowRankUpdate,
     Method,
@@ -47,7 +48,7 @@ from mtpeft.testing import parametrize_with_checks, zoo
 class LowRanks(Method):
     """LoRA from a weight's own directions."""
 
-    mergeable = True
+    declares = Declarations(category="addition", mergeable=True)
     at: str = "attn.q attn.v | conv"
 
     def part(self, site: Site) -> Part:
@@ -57,6 +58,8 @@ class LowRanks(Method):
 @dataclass
 class Bottlenecks(Method):
     """One bottleneck behind attention, one beside the MLP."""
+
+    declares = Declarations(category="addition")
 
     at: str = "attn mlp"
 
@@ -70,7 +73,7 @@ class Bottlenecks(Method):
 class Prompts(Method):
     """Tokens for the first block, keys and values for every attention."""
 
-    identity_at_init = False
+    declares = Declarations(category="addition", identity_at_init=False)
     at: str = "blocks.0.tokens attn"
 
     def part(self, site: Site) -> Part:
@@ -81,7 +84,7 @@ class Prompts(Method):
 class Gains(Method):
     """Trained copies of the norms."""
 
-    mergeable = True
+    declares = Declarations(category="addition", mergeable=True)
     at: str = "norm-parameter"
 
     def part(self, site: Site) -> Part:

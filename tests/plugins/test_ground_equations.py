@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtpeft.hosts import as_methods
 from mtpeft.errors import NotApplicable, UsageError
+from mtpeft.hosts import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing.zoo import zoo

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import LowRankPart, Method, OutputPart, Site, WeightPart, zeros
+from mtpeft.api import Declarations, LowRankPart, Method, OutputPart, Site, WeightPart, zeros
 
 
 class Factors(LowRankPart):
@@ -26,7 +26,7 @@ class Factors(LowRankPart):
 class Sound(Method):
     """Breaks nothing."""
 
-    mergeable = True
+    declares = Declarations(category="partial", mergeable=True)
     at: str = "mlp.fc1 | conv"
 
     def part(self, site: Site) -> WeightPart:
@@ -45,7 +45,7 @@ class NoIdentity(Sound):
 class HiddenIdentity(Sound):
     """Says it is no identity, and is one."""
 
-    identity_at_init = False
+    declares = replace(Sound.declares, identity_at_init=False)
 
 
 class DeadFactors(Factors):
@@ -100,7 +100,7 @@ class MergesWrong(Sound):
 class DeniesMerging(Sound):
     """Says it does not merge, and does."""
 
-    mergeable = False
+    declares = replace(Sound.declares, mergeable=False)
 
 
 class Activation(OutputPart):
@@ -116,7 +116,7 @@ class Activation(OutputPart):
 class ClaimsToMerge(Method):
     """Says it merges, and no weight can hold it."""
 
-    mergeable = True
+    declares = Declarations(category="partial", mergeable=True)
     at: str = "mlp"
 
     def part(self, site: Site) -> OutputPart:
@@ -131,6 +131,8 @@ class BatchMean(Activation):
 @dataclass
 class MixesSamples(Method):
     """Looks at the other samples of a batch."""
+
+    declares = Declarations(category="partial")
 
     at: str = "mlp"
 
@@ -147,6 +149,8 @@ class Remembering(Activation):
 @dataclass
 class CountsItsCalls(Method):
     """Gives another answer each time."""
+
+    declares = Declarations(category="partial")
 
     at: str = "mlp"
 
@@ -170,6 +174,8 @@ class Closure(Activation):
 class ReadsTheOriginal(Method):
     """After a deep copy, the copy reads the parts of the original."""
 
+    declares = Declarations(category="partial")
+
     at: str = "mlp"
 
     def part(self, site: Site) -> OutputPart:
@@ -188,6 +194,8 @@ class Unsaved(Activation):
 @dataclass
 class ForgetsItsMask(Method):
     """A random mask that is not saved."""
+
+    declares = Declarations(category="partial")
 
     at: str = "mlp"
 
@@ -218,6 +226,8 @@ class Drifting(Activation):
 class DrawsElsewhere(Method):
     """Draws from a generator that no seed of torch reaches."""
 
+    declares = Declarations(category="partial")
+
     at: str = "mlp"
 
     def part(self, site: Site) -> OutputPart:
@@ -243,7 +253,63 @@ class NotADataclass(Sound):
 class DeclaresASetting(Sound):
     """Anyone may set what it declares."""
 
-    mergeable: bool = True
+    declares: Declarations = Sound.declares
+
+
+@dataclass
+class DeclaresBeside(Sound):
+    """Declares in a place that nothing reads."""
+
+    mergeable = False
+
+
+@dataclass
+class DeclaresNoValue(Sound):
+    """Declares as nobody can read it."""
+
+    declares = {"category": "partial"}
+
+
+@dataclass
+class NoCategory(Sound):
+    """Does not say where to list it."""
+
+    declares = replace(Sound.declares, category="")
+
+
+@dataclass
+class AcceptsAWord(Sound):
+    """Forgets the comma: the types of task that it accepts are one word's letters."""
+
+    declares = replace(Sound.declares, accepts=("cls"))
+
+
+@dataclass
+class AcceptsNothingKnown(Sound):
+    """Misspells the type of task that it accepts."""
+
+    declares = replace(Sound.declares, accepts=("clss",))
+
+
+@dataclass
+class DeclaresAWord(Sound):
+    """A declaration is neither true nor false."""
+
+    declares = replace(Sound.declares, mergeable="yes")
+
+
+@dataclass
+class NeverPasses(Sound):
+    """Declares no pass over the backbone."""
+
+    declares = replace(Sound.declares, inference_passes=0)
+
+
+@dataclass
+class NeverLearns(Sound):
+    """Declares a learning rate of zero."""
+
+    declares = replace(Sound.declares, learning_rate=0.0)
 
 
 @dataclass
@@ -286,7 +352,7 @@ class MisspellsInItsPart(Sound):
 class NoPattern(Method):
     """No site gets its part."""
 
-    mergeable = True
+    declares = Declarations(category="partial", mergeable=True)
 
     def part(self, site: Site) -> WeightPart:
         return Factors(site)
@@ -327,7 +393,7 @@ class Narrow(Activation):
 class GivesOneToken(Method):
     """The stream broadcasts what its part gives."""
 
-    identity_at_init = False
+    declares = Declarations(category="partial", identity_at_init=False)
     at: str = "mlp"
 
     def part(self, site: Site) -> OutputPart:
@@ -343,6 +409,8 @@ class Wider(Activation):
 class GivesTooMuch(Method):
     """Nothing fits what its part gives."""
 
+    declares = Declarations(category="partial")
+
     at: str = "mlp"
 
     def part(self, site: Site) -> OutputPart:
@@ -352,6 +420,8 @@ class GivesTooMuch(Method):
 @dataclass
 class GivesALayer(Method):
     """A layer is no part."""
+
+    declares = Declarations(category="partial")
 
     at: str = "mlp"
 
@@ -372,6 +442,8 @@ class LooseTensor(Activation):
 class LeavesATensorBehind(Method):
     """One of its tensors stays where it is when the host moves to another device."""
 
+    declares = Declarations(category="partial")
+
     at: str = "mlp"
 
     def part(self, site: Site) -> OutputPart:
@@ -381,6 +453,8 @@ class LeavesATensorBehind(Method):
 @dataclass
 class OnePartForAll(Method):
     """Gives the same part to every site."""
+
+    declares = Declarations(category="partial")
 
     at: str = "mlp"
 
@@ -400,7 +474,22 @@ class SharesInSecret(Sound):
 class NeedsNothing(Sound):
     """Says that it must know the task, and runs without."""
 
-    needs_task_id = True
+    declares = replace(Sound.declares, needs_task_id=True)
+
+
+@dataclass
+class CountsForNothing(Sound):
+    """Says that it must know how many stages there will be, and never asks."""
+
+    declares = replace(Sound.declares, needs_task_count=True)
+
+
+@dataclass
+class SharesOutStages(Sound):
+    """Asks how many stages there will be, and does not say that it must know."""
+
+    def begin_stage(self, context) -> None:
+        self.share = 1 / context.stages
 
 
 @dataclass
@@ -447,6 +536,8 @@ class OnlyABuffer(OutputPart):
 class TrainsNothing(Method):
     """Its parts hold no parameter."""
 
+    declares = Declarations(category="partial")
+
     at: str = "mlp"
 
     def part(self, site: Site) -> OutputPart:
@@ -455,3 +546,5 @@ class TrainsNothing(Method):
 
 class BuildsNothing(Method):
     """Has no `part`, so that it cannot be built."""
+
+    declares = Declarations(category="partial")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.api import (
+    Declarations,
     Features,
     FeaturesInfo,
     InputPart,
@@ -41,7 +42,7 @@ class Rows(KeyValuePart):
 class Prefixes(Method):
     """Extra keys and values (prefix tuning, DualPrompt)."""
 
-    identity_at_init = False
+    declares = Declarations(category="addition", identity_at_init=False)
     at: str = "attn"
 
     def part(self, site: Site) -> KeyValuePart:
@@ -64,7 +65,7 @@ class Stretch(InputPart):
 class Stretched(Method):
     """An affine map before a linear layer (RepAdapter, ARC)."""
 
-    mergeable = True
+    declares = Declarations(category="addition", mergeable=True)
     at: str = "attn.proj mlp.fc1 | conv1"
 
     def part(self, site: Site) -> InputPart:
@@ -87,7 +88,7 @@ class Turn(OutputPart):
 class Turned(Method):
     """An affine map behind a linear layer (Hydra's sequential branch)."""
 
-    mergeable = True
+    declares = Declarations(category="addition", mergeable=True)
     at: str = "mlp.fc2"
 
     def part(self, site: Site) -> OutputPart:
@@ -116,8 +117,7 @@ class Core(LowRankPart):
 class Factored(Method):
     """State common to all layers, and in it something for each task (FacT, VeRA; hypernetworks, MTL-LoRA)."""
 
-    mergeable = True
-    needs_task_id = True
+    declares = Declarations(category="addition", mergeable=True, needs_task_id=True)
     at: str = "attn.q attn.v"
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
@@ -143,7 +143,7 @@ class Mask(WeightPart):
 class Masked(Method):
     """A sparse update whose mask is fixed state (GPS, SPT)."""
 
-    mergeable = True
+    declares = Declarations(category="addition", mergeable=True)
     at: str = "mlp.fc1 | conv"
 
     def part(self, site: Site) -> WeightPart:
@@ -166,6 +166,8 @@ class Highway(OutputPart):
 class Highways(Method):
     """Parts that add to one stream through the network (DTL)."""
 
+    declares = Declarations(category="addition")
+
     at: str = "block"
 
     def part(self, site: Site) -> OutputPart:
@@ -187,7 +189,7 @@ class Update(LowRankPart):
 class Accumulated(Method):
     """Every task seen acts, in order; only the current one is trained (O-LoRA, SD-LoRA)."""
 
-    mergeable = True
+    declares = Declarations(category="addition", mergeable=True)
     scope: str = "task"
     at: str = "attn.q attn.v"
 
@@ -211,8 +213,7 @@ class Prompt(TokenPart):
 class Queried(Method):
     """Two passes: the plain backbone's features stand beside the adapted ones (L2P, APER, EASE)."""
 
-    identity_at_init = False
-    inference_passes = 2
+    declares = Declarations(category="addition", identity_at_init=False, inference_passes=2)
     at: str = "tokens"
 
     def part(self, site: Site) -> TokenPart:

@@ -17,6 +17,7 @@ from mtpeft import plugins
 from mtpeft.api import (
     Context,
     Dataset,
+    Declarations,
     FeaturesInfo,
     Head,
     LowRankPart,
@@ -158,8 +159,7 @@ class Dropped(LowRankPart):
 class Toy(Method):
     """A low-rank update with dropout, so that the model's own randomness matters."""
 
-    mergeable = True
-    learning_rate = 1e-2
+    declares = Declarations(category="partial", mergeable=True, learning_rate=1e-2)
     at: str = "attn.q | mlp.fc1"
 
     def part(self, site: Any) -> Dropped:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Activation, Count, Fraction, Method, OutputPart, SequentialBottleneck, Site
+from mtpeft.api import Activation, Count, Declarations, Fraction, Method, OutputPart, SequentialBottleneck, Site
 
 
 @dataclass
 class AdapterHoulsby(Method):
     """Two bottleneck adapters for each block."""
 
-    paper = "Parameter-Efficient Transfer Learning for NLP, ICML 2019, arXiv 1902.00751"
-    families = "all; behind whole blocks where there are neither attentions nor MLPs"
+    declares = Declarations(
+        category="addition",
+        families="all; behind whole blocks where there are neither attentions nor MLPs",
+        paper="Parameter-Efficient Transfer Learning for NLP, ICML 2019, arXiv 1902.00751",
+    )
 
     at: str = "attn mlp | block"
     hidden: Count = 8

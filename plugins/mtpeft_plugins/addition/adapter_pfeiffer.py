@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Activation, Count, Fraction, Method, OutputPart, SequentialBottleneck, Site
+from mtpeft.api import Activation, Count, Declarations, Fraction, Method, OutputPart, SequentialBottleneck, Site
 
 
 @dataclass
 class AdapterPfeiffer(Method):
     """A bottleneck adapter behind each MLP."""
 
-    paper = "AdapterFusion, EACL 2021, arXiv 2005.00247"
-    families = "all; behind whole blocks where there are no MLPs"
+    declares = Declarations(
+        category="addition",
+        families="all; behind whole blocks where there are no MLPs",
+        paper="AdapterFusion, EACL 2021, arXiv 2005.00247",
+    )
 
     at: str = "mlp | block"
     hidden: Count = 8

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Bottleneck, Count, Method, OutputPart, Site
+from mtpeft.api import Bottleneck, Count, Declarations, Method, OutputPart, Site
 
 
 class Scaled(OutputPart):
@@ -32,9 +32,12 @@ class Scaled(OutputPart):
 class AdapterPlus(Method):
     """A bottleneck adapter with channel-wise scaling on the stream behind each block."""
 
-    paper = "Adapters Strike Back, CVPR 2024, arXiv 2406.06820"
-    identity_at_init = False
-    families = "all"
+    declares = Declarations(
+        category="addition",
+        identity_at_init=False,
+        families="all",
+        paper="Adapters Strike Back, CVPR 2024, arXiv 2406.06820",
+    )
 
     at: str = "block"
     hidden: Count = 8

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mtpeft.api import (
     Count,
+    Declarations,
     Fraction,
     InputPart,
     Method,
@@ -45,8 +46,9 @@ class RawBottleneck(ParallelBottleneck):
 class Adaptformer(Method):
     """A bottleneck adapter parallel to each MLP; ``input`` is behind (``ln``) or before (``raw``) the block's norm."""
 
-    paper = "AdaptFormer, NeurIPS 2022, arXiv 2205.13535"
-    families = "backbones with MLP blocks"
+    declares = Declarations(
+        category="addition", families="backbones with MLP blocks", paper="AdaptFormer, NeurIPS 2022, arXiv 2205.13535"
+    )
 
     at: str = "mlp"
     hidden: Count = 64

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Fraction, Method, OutputPart, Positive, Site, refuse_reshaped
+from mtpeft.api import Count, Declarations, Fraction, Method, OutputPart, Positive, Site, refuse_reshaped
 
 QUARTILE = NormalDist().inv_cdf(0.75)
 
@@ -59,9 +59,12 @@ class OneBitAdapter(OutputPart):
 class BiAdapter(Method):
     """One-bit bottleneck adapters beside each MLP."""
 
-    paper = "Revisiting the Parameter Efficiency of Adapters from Precision Redundancy, ICCV 2023, arXiv 2307.16867"
-    identity_at_init = False
-    families = "backbones with MLP blocks"
+    declares = Declarations(
+        category="addition",
+        identity_at_init=False,
+        families="backbones with MLP blocks",
+        paper="Revisiting the Parameter Efficiency of Adapters from Precision Redundancy, ICCV 2023, arXiv 2307.16867",
+    )
 
     at: str = "mlp"
     hidden: Count = 32

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, NotApplicable, OutputPart, Site, zeros
+from mtpeft.api import Count, Declarations, Method, NotApplicable, OutputPart, Site, zeros
 
 
 class KroneckerRules(nn.Module):
@@ -60,9 +60,12 @@ class KroneckerAdapter(OutputPart):
 class Compacter(Method):
     """Kronecker-product adapters behind attention and MLP; ``at = "mlp"`` is Compacter++."""
 
-    paper = "Compacter, NeurIPS 2021, arXiv 2106.04647"
-    identity_at_init = False
-    families = "all whose widths the number of terms divides"
+    declares = Declarations(
+        category="addition",
+        identity_at_init=False,
+        families="all whose widths the number of terms divides",
+        paper="Compacter, NeurIPS 2021, arXiv 2106.04647",
+    )
 
     at: str = "attn mlp | block"
     hidden: Count = 24

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mtpeft.api import (
     Count,
+    Declarations,
     Fraction,
     Method,
     OutputPart,
@@ -55,8 +56,11 @@ def quick_gelu(x: Tensor) -> Tensor:
 class Convpass(Method):
     """Convolutional bypasses of attention and MLP; ``at = "attn"`` bypasses attention alone."""
 
-    paper = "Convpass, IJCAI 2024, arXiv 2207.07039"
-    families = "backbones with attentions or MLPs whose tokens lie row by row"
+    declares = Declarations(
+        category="addition",
+        families="backbones with attentions or MLPs whose tokens lie row by row",
+        paper="Convpass, IJCAI 2024, arXiv 2207.07039",
+    )
 
     at: str = "attn mlp"
     hidden: Count = 8

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, NotApplicable, OutputPart, Positive, Site, Whole, zeros
+from mtpeft.api import Count, Declarations, Method, NotApplicable, OutputPart, Positive, Site, Whole, zeros
 
 
 class SideStream(OutputPart):
@@ -51,8 +51,11 @@ class Dtl(Method):
     ``start`` is the first block that is fed back; by default the middle one.
     """
 
-    paper = "DTL, AAAI 2024, arXiv 2312.07856"
-    families = "ViT-like backbones: one sequence of tokens through all blocks"
+    declares = Declarations(
+        category="addition",
+        families="ViT-like backbones: one sequence of tokens through all blocks",
+        paper="DTL, AAAI 2024, arXiv 2312.07856",
+    )
 
     at: str = "block"
     rank: Count = 2

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mtpeft.api import (
     Context,
     Count,
+    Declarations,
     Fraction,
     KeyValuePart,
     Method,
@@ -89,9 +90,12 @@ class PrunedPrompt(TokenPart):
 class E2vpt(Method):
     """Prompt tokens and key-value prompts in every block; ``prune`` and ``prune_segments`` are shares of them."""
 
-    paper = "E2VPT, ICCV 2023, arXiv 2307.13770"
-    identity_at_init = False
-    families = "ViT-like backbones whose attention is global, calls its projections and mixes no positions"
+    declares = Declarations(
+        category="addition",
+        identity_at_init=False,
+        families="ViT-like backbones whose attention is global, calls its projections and mixes no positions",
+        paper="E2VPT, ICCV 2023, arXiv 2307.13770",
+    )
 
     at: str = "tokens attn"
     tokens: Count = 5

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, OutputPart, Site, zeros
+from mtpeft.api import Count, Declarations, Method, OutputPart, Site, zeros
 
 
 class Branches(OutputPart):
@@ -47,8 +47,11 @@ class Lorand(Method):
     ``hidden`` is half the width unless given. LoRand+ has 4 branches, LoRand++ 4 with kernels 16 wide.
     """
 
-    paper = "1% VS 100%: Parameter-Efficient Low Rank Adapter for Dense Predictions, CVPR 2023"
-    families = "all; behind whole blocks where there are neither attentions nor MLPs"
+    declares = Declarations(
+        category="addition",
+        families="all; behind whole blocks where there are neither attentions nor MLPs",
+        paper="1% VS 100%: Parameter-Efficient Low Rank Adapter for Dense Predictions, CVPR 2023",
+    )
 
     at: str = "attn mlp | block"
     branches: Count = 2

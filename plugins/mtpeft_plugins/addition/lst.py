@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Features, Method, NotApplicable, SidePart, Site, zeros
+from mtpeft.api import Count, Declarations, Features, Method, NotApplicable, SidePart, Site, zeros
 
 
 class Ladder(SidePart):
@@ -59,8 +59,11 @@ class Ladder(SidePart):
 class Lst(Method):
     """A ladder of narrow side blocks on the frozen backbone's block outputs."""
 
-    paper = "LST, NeurIPS 2022, arXiv 2206.06522"
-    families = "ViT-like backbones: one sequence of tokens through all blocks"
+    declares = Declarations(
+        category="addition",
+        families="ViT-like backbones: one sequence of tokens through all blocks",
+        paper="LST, NeurIPS 2022, arXiv 2206.06522",
+    )
 
     at: str = "features"
     reduction: Count = 8

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mtpeft.api import (
     Count,
+    Declarations,
     Fraction,
     InputPart,
     Method,
@@ -74,8 +75,11 @@ class BehindBlock(OutputPart):
 class Mona(Method):
     """Multi-scale convolutional adapters on the stream behind attention and behind the MLP."""
 
-    paper = "Mona, CVPR 2025, arXiv 2408.08345"
-    families = "all whose tokens lie row by row; behind blocks alone where there is no attention"
+    declares = Declarations(
+        category="addition",
+        families="all whose tokens lie row by row; behind blocks alone where there is no attention",
+        paper="Mona, CVPR 2025, arXiv 2408.08345",
+    )
 
     at: str = "middle block"
     hidden: Count = 64

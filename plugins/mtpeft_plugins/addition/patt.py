@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, OutputPart, Positive, Site
+from mtpeft.api import Count, Declarations, Method, OutputPart, Positive, Site
 
 
 class BesideProjection(OutputPart):
@@ -32,8 +32,11 @@ class BesideProjection(OutputPart):
 class Patt(Method):
     """Bottlenecks beside the key and value projections of each attention."""
 
-    paper = "Towards a Unified View on Visual Parameter-Efficient Transfer Learning, arXiv 2210.00788"
-    families = "backbones with attentions that call their key and value projections"
+    declares = Declarations(
+        category="addition",
+        families="backbones with attentions that call their key and value projections",
+        paper="Towards a Unified View on Visual Parameter-Efficient Transfer Learning, arXiv 2210.00788",
+    )
 
     at: str = "attn.k attn.v"
     hidden: Count = 64

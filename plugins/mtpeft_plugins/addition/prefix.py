@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Count, KeyValuePart, Method, PrefixKeysValues, Site
+from mtpeft.api import Count, Declarations, KeyValuePart, Method, PrefixKeysValues, Site
 
 
 @dataclass
 class Prefix(Method):
     """Learned keys and values for every attention."""
 
-    paper = "Prefix-Tuning, ACL 2021, arXiv 2101.00190"
-    identity_at_init = False
-    families = "ViT-like backbones whose attention is global, calls its projections and mixes no positions"
+    declares = Declarations(
+        category="addition",
+        identity_at_init=False,
+        families="ViT-like backbones whose attention is global, calls its projections and mixes no positions",
+        paper="Prefix-Tuning, ACL 2021, arXiv 2101.00190",
+    )
 
     at: str = "attn"
     tokens: Count = 10

@@ -14,7 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Fraction, InputPart, Method, NotApplicable, Part, Positive, Site, WeightPart, zeros
+from mtpeft.api import (
+    Count,
+    Declarations,
+    Fraction,
+    InputPart,
+    Method,
+    NotApplicable,
+    Part,
+    Positive,
+    Site,
+    WeightPart,
+    zeros,
+)
 
 
 class LinearAdapter(nn.Module):
@@ -70,9 +82,12 @@ class InWeight(WeightPart):
 class Repadapter(Method):
     """Linear adapters before attention and MLP that merge; ``at = "attn.qkv"`` adapts attention alone."""
 
-    paper = "RepAdapter, arXiv 2302.08106"
-    mergeable = True
-    families = "all; before the convolutions of blocks where there are no linear layers"
+    declares = Declarations(
+        category="addition",
+        mergeable=True,
+        families="all; before the convolutions of blocks where there are no linear layers",
+        paper="RepAdapter, arXiv 2302.08106",
+    )
 
     at: str = "attn.qkv attn.q attn.kv attn.k attn.v mlp.fc1 | conv"
     hidden: Count = 8

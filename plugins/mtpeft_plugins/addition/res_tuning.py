@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Bottleneck, Count, Method, OutputPart, Positive, Site, refuse_reshaped, zeros
+from mtpeft.api import Bottleneck, Count, Declarations, Method, OutputPart, Positive, Site, refuse_reshaped, zeros
 
 
 class BesideOperation(OutputPart):
@@ -54,8 +54,11 @@ class Attended(nn.Module):
 class ResTuning(Method):
     """Tuners beside attention and MLP."""
 
-    paper = "Res-Tuning, NeurIPS 2023, arXiv 2310.19859"
-    families = "backbones with attentions or MLPs"
+    declares = Declarations(
+        category="addition",
+        families="backbones with attentions or MLPs",
+        paper="Res-Tuning, NeurIPS 2023, arXiv 2310.19859",
+    )
 
     at: str = "attn mlp"
     tuner: Literal["adapter", "prefix", "prompt"] = "adapter"

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtpeft.api import Context, Count, InputPart, Method, Positive, Site, evaluating, zeros
+from mtpeft.api import Context, Count, Declarations, InputPart, Method, Positive, Site, evaluating, zeros
 
 
 class ChosenChannels(InputPart):
@@ -55,8 +55,11 @@ class ChosenChannels(InputPart):
 class Sct(Method):
     """A small square map on each block's most active channels; ``channels`` is at most the stream's width."""
 
-    paper = "Salient Channel Tuning, IJCV 2023, arXiv 2309.08513"
-    families = "backbones whose blocks have an attention and an MLP"
+    declares = Declarations(
+        category="addition",
+        families="backbones whose blocks have an attention and an MLP",
+        paper="Salient Channel Tuning, IJCV 2023, arXiv 2309.08513",
+    )
 
     at: str = "middle"
     channels: Count = 96

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, InputPart, Method, NotApplicable, Site
+from mtpeft.api import Count, Declarations, InputPart, Method, NotApplicable, Site
 
 
 class Border(InputPart):
@@ -60,10 +60,13 @@ class Vp(Method):
     ``width`` is in pixels; by default 30 of 224, in proportion to the backbone's smaller side.
     """
 
-    paper = "Exploring Visual Prompts for Adapting Large-Scale Models, arXiv 2203.17274"
-    identity_at_init = False
-    families = "all that begin with a convolution over the image"
-    learning_rate = 1e-2
+    declares = Declarations(
+        category="addition",
+        identity_at_init=False,
+        families="all that begin with a convolution over the image",
+        learning_rate=1e-2,
+        paper="Exploring Visual Prompts for Adapting Large-Scale Models, arXiv 2203.17274",
+    )
 
     at: str = "conv"
     width: Count | None = None

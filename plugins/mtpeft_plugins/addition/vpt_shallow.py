@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Count, Method, PromptTokens, Site, TokenPart
+from mtpeft.api import Count, Declarations, Method, PromptTokens, Site, TokenPart
 
 
 @dataclass
 class VptShallow(Method):
     """Prompt tokens inserted before the first block."""
 
-    paper = "Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119"
-    identity_at_init = False
-    families = "ViT-like backbones without relative positions; with rotary ones prompts are not rotated"
+    declares = Declarations(
+        category="addition",
+        identity_at_init=False,
+        families="ViT-like backbones without relative positions; with rotary ones prompts are not rotated",
+        paper="Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119",
+    )
 
     at: str = "blocks.0.tokens"
     tokens: Count = 50

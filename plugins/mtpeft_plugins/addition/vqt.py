@@ -21,6 +21,7 @@ from torch import Tensor
 from mtpeft.api import (
     SHARED,
     Count,
+    Declarations,
     Features,
     FeaturesInfo,
     Method,
@@ -88,16 +89,16 @@ class Blank(SidePart):
 class Vqt(Method):
     """Learned queries to every block, for the head alone."""
 
-    paper = "Visual Query Tuning, CVPR 2023, arXiv 2212.03220"
-    families = "plain ViTs (timm's own block) without rotary or relative positions"
+    # the head sees more than the backbone gives, though all of that is unchanged
+    declares = Declarations(
+        category="addition",
+        identity_at_init=False,
+        families="plain ViTs (timm's own block) without rotary or relative positions",
+        paper="Visual Query Tuning, CVPR 2023, arXiv 2212.03220",
+    )
 
     at: str = "attn.qkv features"
     tokens: Count = 10
-
-    @property
-    def identity_at_init(self) -> bool:
-        """False: the head sees more than the backbone gives, though all of that is unchanged."""
-        return False
 
     def common(self, sites: Sequence[Site]) -> None:
         if all("features" in site.tags for site in sites):

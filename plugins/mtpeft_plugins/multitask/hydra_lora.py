@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Fraction, LowRankPart, Method, PerTask, Positive, Site, zeros
+from mtpeft.api import Count, Declarations, Fraction, LowRankPart, Method, PerTask, Positive, Site, zeros
 
 
 class ManyHeads(LowRankPart):
@@ -69,10 +69,6 @@ class TokenRouted(ManyHeads):
 class HydraLora(Method):
     """LoRA with one ``A`` and several routed ``B``; ``route`` is by token, by task (then it merges), or both."""
 
-    paper = "HydraLoRA, NeurIPS 2024, arXiv 2404.19245"
-    learning_rate = 1e-3
-    families = "transformers and ConvNeXt; by token, or with dropout, only where the linear layers are called"
-
     at: str = "linear"
     rank: Count = 4
     heads: Count = 3
@@ -80,16 +76,18 @@ class HydraLora(Method):
     route: Literal["token", "task", "both"] = "token"
     dropout: Fraction = 0.0
 
+    @property
+    def declares(self) -> Declarations:
+        return Declarations(
+            category="multitask",
+            mergeable=self.route == "task",
+            needs_task_id=self.route != "token",
+            families="transformers and ConvNeXt; by token, or with dropout, only where the linear layers are called",
+            paper="HydraLoRA, NeurIPS 2024, arXiv 2404.19245",
+        )
+
     def __post_init__(self) -> None:
         self.require(self.heads > 1, f"heads is {self.heads}", "a router chooses among at least 2; one head is lora")
-
-    @property
-    def mergeable(self) -> bool:
-        return self.route == "task"
-
-    @property
-    def needs_task_id(self) -> bool:
-        return self.route != "token"
 
     def part(self, site: Site) -> LowRankPart:
         scale = self.alpha / self.rank

@@ -18,7 +18,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Count, Fraction, LowRankPart, Method, NonNegative, Positive, Site, zeros
+from mtpeft.api import Context, Count, Declarations, Fraction, LowRankPart, Method, NonNegative, Positive, Site, zeros
 
 
 class Triplets(LowRankPart):
@@ -44,9 +44,9 @@ class Triplets(LowRankPart):
 class Adalora(Method):
     """LoRA that starts with ``rank`` triplets for each weight and keeps the most important ``target`` on average."""
 
-    paper = "AdaLoRA, ICLR 2023, arXiv 2303.10512"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial", mergeable=True, families="all", paper="AdaLoRA, ICLR 2023, arXiv 2303.10512"
+    )
 
     at: str = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
     rank: Count = 12

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import LowRankPart, Method, Site, zeros
+from mtpeft.api import Declarations, LowRankPart, Method, Site, zeros
 
 
 class TokenShift(LowRankPart):
@@ -39,9 +39,12 @@ class TokenShift(LowRankPart):
 class Adapterbias(Method):
     """Shifts every token along one learned direction, by an amount that depends on the token."""
 
-    paper = "AdapterBias, NAACL 2022, arXiv 2205.00305"
-    mergeable = True
-    families = "backbones with MLP blocks; merges where timm has a bias to fold the shift into"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="backbones with MLP blocks; merges where timm has a bias to fold the shift into",
+        paper="AdapterBias, NAACL 2022, arXiv 2205.00305",
+    )
 
     at: str = "mlp.fc2"
 

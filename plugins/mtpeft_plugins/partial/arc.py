@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, ModuleMap, Site, WeightPart, refuse_convolution, zeros
+from mtpeft.api import Count, Declarations, Method, ModuleMap, Site, WeightPart, refuse_convolution, zeros
 
 
 def place(site: Site) -> tuple[str, str]:
@@ -59,9 +59,12 @@ class Recomposed(WeightPart):
 class Arc(Method):
     """Shared projections with a few coefficients for each layer."""
 
-    paper = "ARC, NeurIPS 2023, arXiv 2310.06234"
-    mergeable = True
-    families = "transformers and ConvNeXt; merges where timm has a bias to fold the shift into"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="transformers and ConvNeXt; merges where timm has a bias to fold the shift into",
+        paper="ARC, NeurIPS 2023, arXiv 2310.06234",
+    )
 
     at: str = "attn.q attn.k attn.v mlp.fc1 | conv"
     rank: Count = 50

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mtpeft.api import Method, NotApplicable, Replacement, Site, WeightPart
+from mtpeft.api import Declarations, Method, NotApplicable, Replacement, Site, WeightPart
 
 
 @dataclass
 class AttnOnly(Method):
     """Trains the weights and biases of the attentions (position biases inside them included)."""
 
-    paper = "Three Things Everyone Should Know About ViTs, ECCV 2022, arXiv 2203.09795"
-    mergeable = True
-    families = "backbones with attention"
-    learning_rate = 1e-4
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="backbones with attention",
+        learning_rate=1e-4,
+        paper="Three Things Everyone Should Know About ViTs, ECCV 2022, arXiv 2203.09795",
+    )
 
     at: str = "parameter"
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, NotApplicable, Replacement, Site, WeightPart
+from mtpeft.api import Declarations, Method, NotApplicable, Replacement, Site, WeightPart
 
 
 class HeadScale(WeightPart):
@@ -41,10 +41,13 @@ class HeadScale(WeightPart):
 class Attnscale(Method):
     """Scales each head's attention scores and, unless ``norms = false``, trains the norms."""
 
-    paper = "Strong Baselines for Parameter-Efficient Few-Shot Fine-Tuning, AAAI 2024, arXiv 2304.01917"
-    mergeable = True
-    families = "transformers whose queries are not normalised behind their projection"
-    learning_rate = 3e-3
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="transformers whose queries are not normalised behind their projection",
+        learning_rate=3e-3,
+        paper="Strong Baselines for Parameter-Efficient Few-Shot Fine-Tuning, AAAI 2024, arXiv 2304.01917",
+    )
 
     at: str = "attn.q norm-parameter"
     norms: bool = True

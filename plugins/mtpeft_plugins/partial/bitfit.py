@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Method, Replacement, Site, WeightPart
+from mtpeft.api import Declarations, Method, Replacement, Site, WeightPart
 
 
 @dataclass
 class Bitfit(Method):
     """Trains the biases of linear layers, convolutions and norms."""
 
-    paper = "BitFit, ACL 2022, arXiv 2106.10199"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial", mergeable=True, families="all", paper="BitFit, ACL 2022, arXiv 2106.10199"
+    )
 
     at: str = "bias"
     norm_bias: bool = True

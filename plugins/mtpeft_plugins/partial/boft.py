@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, Site, WeightPart, zeros
+from mtpeft.api import Count, Declarations, Method, Site, WeightPart, zeros
 from mtpeft_plugins.partial.oft import block_size, cayley_change, turn_blocks
 
 
@@ -55,9 +55,9 @@ def turn_pairs(weight: Tensor, change: Tensor, stride: int) -> Tensor:
 class Boft(Method):
     """Butterfly rotations of the inputs of each chosen weight; fewer ``factors`` where its width does not divide."""
 
-    paper = "BOFT, ICLR 2024, arXiv 2311.06243"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial", mergeable=True, families="all", paper="BOFT, ICLR 2024, arXiv 2311.06243"
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     block: int = 8

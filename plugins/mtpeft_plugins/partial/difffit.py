@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, NotApplicable, OutputPart, Part, Replacement, Site
+from mtpeft.api import Declarations, Method, NotApplicable, OutputPart, Part, Replacement, Site
 
 
 class Gain(OutputPart):
@@ -35,9 +35,12 @@ class Gain(OutputPart):
 class Difffit(Method):
     """Trains biases and norms, and scales the attention and MLP branches by learned gains."""
 
-    paper = "DiffFit, ICCV 2023, arXiv 2304.06648"
-    mergeable = True
-    families = "backbones with attention or MLP branches"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="backbones with attention or MLP branches",
+        paper="DiffFit, ICCV 2023, arXiv 2304.06648",
+    )
 
     at: str = "bias norm-parameter attn.proj mlp.fc2"
 

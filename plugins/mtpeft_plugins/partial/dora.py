@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, LowRankUpdate, Method, Positive, Site, WeightPart
+from mtpeft.api import Count, Declarations, LowRankUpdate, Method, Positive, Site, WeightPart
 
 
 def row_norm(weight: Tensor) -> Tensor:
@@ -38,9 +38,9 @@ class WeightDecomposed(WeightPart):
 class Dora(Method):
     """LoRA on the direction of each weight row, with the row's magnitude trained beside it."""
 
-    paper = "DoRA, ICML 2024, arXiv 2402.09353"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial", mergeable=True, families="all", paper="DoRA, ICML 2024, arXiv 2402.09353"
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: Count = 8

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, LowRankPart, Method, ModuleMap, Positive, Site, refuse_convolution, zeros
+from mtpeft.api import Count, Declarations, LowRankPart, Method, ModuleMap, Positive, Site, refuse_convolution, zeros
 from mtpeft_plugins.partial.fact_tt import SLICES
 
 
@@ -63,9 +63,9 @@ class Framed(LowRankPart):
 class Efft(Method):
     """Attention weights and MLP weights, each group in one frame with one core per kind of weight."""
 
-    paper = "EFFT, arXiv 2311.06749"
-    mergeable = True
-    families = "transformers and ConvNeXt"
+    declares = Declarations(
+        category="partial", mergeable=True, families="transformers and ConvNeXt", paper="EFFT, arXiv 2311.06749"
+    )
 
     at: str = SLICES
     rank: Count = 16

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, LowRankPart, Method, Positive, Site
+from mtpeft.api import Count, Declarations, LowRankPart, Method, Positive, Site
 from mtpeft_plugins.partial.fact_tt import SLICES, Ends, Slices, ends_by_width, slice_count
 
 
@@ -43,9 +43,12 @@ class Tucker(Slices):
 class FactTk(Method):
     """One Tucker decomposition for all linear layers of the blocks."""
 
-    paper = "FacT, AAAI 2023, arXiv 2212.03145"
-    mergeable = True
-    families = "transformers and ConvNeXt"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="transformers and ConvNeXt",
+        paper="FacT, AAAI 2023, arXiv 2212.03145",
+    )
 
     at: str = SLICES
     rank: Count = 32

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, LowRankPart, Method, ModuleMap, Positive, Site, refuse_convolution, zeros
+from mtpeft.api import Count, Declarations, LowRankPart, Method, ModuleMap, Positive, Site, refuse_convolution, zeros
 
 SLICES = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
 """Every matrix of the blocks; where there is none, the convolutions, whose refusal says why."""
@@ -90,9 +90,12 @@ class TensorTrain(Slices):
 class FactTt(Method):
     """One tensor train for all linear layers of the blocks."""
 
-    paper = "FacT, AAAI 2023, arXiv 2212.03145"
-    mergeable = True
-    families = "transformers and ConvNeXt"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="transformers and ConvNeXt",
+        paper="FacT, AAAI 2023, arXiv 2212.03145",
+    )
 
     at: str = SLICES
     rank: Count = 16

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, FixedSeed, Method, Positive, Site, WeightPart, fixed_uniform
+from mtpeft.api import Count, Declarations, FixedSeed, Method, Positive, Site, WeightPart, fixed_uniform
 
 
 class Places(nn.Module):
@@ -46,11 +46,6 @@ class Spectrum(WeightPart):
 class Fourierft(Method):
     """``coefficients`` numbers for each chosen weight, whatever its size."""
 
-    paper = "FourierFT, ICML 2024, arXiv 2405.03003"
-    mergeable = True
-    families = "all"
-    learning_rate = 5e-2
-
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     coefficients: Count = 1000
     scale: Positive = 150.0
@@ -58,8 +53,15 @@ class Fourierft(Method):
     seed: FixedSeed = 0
 
     @property
-    def identity_at_init(self) -> bool:
-        return self.init == "zero"
+    def declares(self) -> Declarations:
+        return Declarations(
+            category="partial",
+            mergeable=True,
+            identity_at_init=self.init == "zero",
+            families="all",
+            learning_rate=5e-2,
+            paper="FourierFT, ICML 2024, arXiv 2405.03003",
+        )
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
         return Places(sites, self.coefficients, self.seed)

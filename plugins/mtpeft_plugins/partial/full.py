@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Method, Replacement, Site, WeightPart
+from mtpeft.api import Declarations, Method, Replacement, Site, WeightPart
 
 
 @dataclass
 class Full(Method):
     """Trains every parameter: the reference that the other methods are measured against."""
 
-    mergeable = True
-    families = "all"
-    learning_rate = 3e-4
+    declares = Declarations(category="partial", mergeable=True, families="all", learning_rate=3e-4)
 
     at: str = "parameter"
 

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, Site, WeightPart, zeros
+from mtpeft.api import Count, Declarations, Method, Site, WeightPart, zeros
 
 Support = Literal["lora", "vector", "scalar", "none"]
 Prompt = Literal["lora", "vector", "none"]
@@ -87,9 +87,12 @@ class Generalized(WeightPart):
 class Glora(Method):
     """Scales and shifts weights and biases; each of the five supports has a setting of its own."""
 
-    paper = "GLoRA, arXiv 2306.07967"
-    mergeable = True
-    families = "all; merges where timm has a bias to fold the shift into"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="all; merges where timm has a bias to fold the shift into",
+        paper="GLoRA, arXiv 2306.07967",
+    )
 
     at: str = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
     rank: Count = 4

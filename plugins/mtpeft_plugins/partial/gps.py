@@ -20,6 +20,7 @@ from mtpeft.api import (
     Calibrated,
     Context,
     Count,
+    Declarations,
     Method,
     Site,
     WeightPart,
@@ -69,9 +70,12 @@ def contrastive(features: Tensor, labels: Tensor, temperature: float = 0.1) -> T
 class Gps(Method):
     """Trains the few weights of every neuron that the task's gradient asks for."""
 
-    paper = "Gradient-based Parameter Selection, CVPR 2024, arXiv 2312.10136"
-    mergeable = True
-    families = "all; merges where timm saves every bias"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="all; merges where timm saves every bias",
+        paper="Gradient-based Parameter Selection, CVPR 2024, arXiv 2312.10136",
+    )
 
     at: str = "linear patch_embed | conv"
     k: Count = 1

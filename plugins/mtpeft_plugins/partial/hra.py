@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Method, NonNegative, Site, WeightPart
+from mtpeft.api import Context, Declarations, Method, NonNegative, Site, WeightPart
 
 
 def reflect_twice(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -53,9 +53,9 @@ class Reflections(WeightPart):
 class Hra(Method):
     """Reflects the inputs of each chosen weight ``rank`` times."""
 
-    paper = "HRA, NeurIPS 2024, arXiv 2405.17484"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial", mergeable=True, families="all", paper="HRA, NeurIPS 2024, arXiv 2405.17484"
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: int = 8

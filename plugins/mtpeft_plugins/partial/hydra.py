@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
+from mtpeft.api import Count, Declarations, Method, Positive, Site, WeightPart, zeros
 
 
 class Branch(nn.Module):
@@ -51,9 +51,12 @@ class TwoBranches(WeightPart):
 class Hydra(Method):
     """Parallel and sequential low-rank branches at the output projections of attention and MLP."""
 
-    paper = "Hydra, Neural Networks 2024, arXiv 2309.06922"
-    mergeable = True
-    families = "all; merges where timm has a bias to fold the shift into"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="all; merges where timm has a bias to fold the shift into",
+        paper="Hydra, Neural Networks 2024, arXiv 2309.06922",
+    )
 
     at: str = "attn.proj mlp.fc2 | conv"
     rank: Count = 2

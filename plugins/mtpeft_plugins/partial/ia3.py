@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart
+from mtpeft.api import Declarations, Method, Site, WeightPart
 
 
 class RowGain(WeightPart):
@@ -50,10 +50,13 @@ class ColumnGain(WeightPart):
 class Ia3(Method):
     """Scales keys, values and the MLP's hidden units by learned vectors."""
 
-    paper = "(IA)^3 in Few-Shot PEFT is Better and Cheaper than In-Context Learning, NeurIPS 2022, arXiv 2205.05638"
-    mergeable = True
-    families = "transformers; ConvNeXt and the like by their MLPs alone"
-    learning_rate = 3e-3
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="transformers; ConvNeXt and the like by their MLPs alone",
+        learning_rate=3e-3,
+        paper="(IA)^3 in Few-Shot PEFT is Better and Cheaper than In-Context Learning, NeurIPS 2022, arXiv 2205.05638",
+    )
 
     at: str = "attn.k attn.v mlp.fc2"
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, ModuleMap, Positive, Site, WeightPart, zeros
+from mtpeft.api import Count, Declarations, Method, ModuleMap, Positive, Site, WeightPart, zeros
 
 
 def terms(site: Site, most: int) -> int:
@@ -69,9 +69,12 @@ class KroneckerSum(WeightPart):
 class Kadaptation(Method):
     """Kronecker sums with shared rank-one factors."""
 
-    paper = "KAdaptation, AAAI 2023, arXiv 2203.16329"
-    mergeable = True
-    families = "all; merges where timm has a bias to fold the shift into"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="all; merges where timm has a bias to fold the shift into",
+        paper="KAdaptation, AAAI 2023, arXiv 2203.16329",
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     terms: Count = 32

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Positive, Site, WeightPart, zeros
+from mtpeft.api import Declarations, Method, Positive, Site, WeightPart, zeros
 from mtpeft_plugins.partial.lokr import near_square
 
 
@@ -35,9 +35,7 @@ class Kronecker(WeightPart):
 class Krona(Method):
     """One Kronecker product as the update of each chosen weight; about ``2 sqrt(out in)`` parameters."""
 
-    paper = "KronA, arXiv 2212.10650"
-    mergeable = True
-    families = "all"
+    declares = Declarations(category="partial", mergeable=True, families="all", paper="KronA, arXiv 2212.10650")
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     scale: Positive = 1.0

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Method, Part, Site
+from mtpeft.api import Declarations, Method, Part, Site
 
 
 @dataclass
 class LinearProbe(Method):
     """Trains the heads alone: the other reference, and the cheapest."""
 
-    mergeable = True
-    families = "all"
+    declares = Declarations(category="partial", mergeable=True, families="all")
 
     def part(self, site: Site) -> Part | None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Method, Replacement, Site, WeightPart
+from mtpeft.api import Declarations, Method, Replacement, Site, WeightPart
 
 
 @dataclass
@@ -14,9 +14,12 @@ class LnTune(Method):
     The norms of convolutional networks (BatchNorm) keep their running statistics.
     """
 
-    paper = "Strong Baselines for Parameter-Efficient Few-Shot Fine-Tuning, AAAI 2024, arXiv 2304.01917"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="all",
+        paper="Strong Baselines for Parameter-Efficient Few-Shot Fine-Tuning, AAAI 2024, arXiv 2304.01917",
+    )
 
     at: str = "norm-parameter"
     bias: bool = True

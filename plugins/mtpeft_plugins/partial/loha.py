@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
+from mtpeft.api import Count, Declarations, Method, Positive, Site, WeightPart, zeros
 
 
 class HadamardProduct(WeightPart):
@@ -34,9 +34,12 @@ class HadamardProduct(WeightPart):
 class Loha(Method):
     """The entrywise product of two low-rank updates of each chosen weight."""
 
-    paper = "FedPara, ICLR 2022, arXiv 2108.06098; LyCORIS, ICLR 2024, arXiv 2309.14859"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="all",
+        paper="FedPara, ICLR 2022, arXiv 2108.06098; LyCORIS, ICLR 2024, arXiv 2309.14859",
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: Count = 8

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, Positive, Site, WeightPart, zeros
+from mtpeft.api import Count, Declarations, Method, Positive, Site, WeightPart, zeros
 
 
 def near_square(number: int) -> tuple[int, int]:
@@ -54,9 +54,9 @@ class KroneckerProduct(WeightPart):
 class Lokr(Method):
     """Kronecker products as updates; ``both`` makes the first factor low-rank too."""
 
-    paper = "LyCORIS, ICLR 2024, arXiv 2309.14859"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial", mergeable=True, families="all", paper="LyCORIS, ICLR 2024, arXiv 2309.14859"
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: Count = 8

@@ -20,6 +20,7 @@ from mtpeft.api import (
     Calibrated,
     Context,
     Count,
+    Declarations,
     Fraction,
     InputMoments,
     LowRankPart,
@@ -41,9 +42,9 @@ from mtpeft.api import (
 class Lora(Method):
     """Low-rank updates of chosen weights; k x k convolutions become k x k to ``rank`` and 1 x 1 back."""
 
-    paper = "LoRA, ICLR 2022, arXiv 2106.09685"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial", mergeable=True, families="all", paper="LoRA, ICLR 2022, arXiv 2106.09685"
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: Count = 8

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtpeft.api import Count, LowRankPart, Method, Positive, Site, fill_down, zeros
+from mtpeft.api import Count, Declarations, LowRankPart, Method, Positive, Site, fill_down, zeros
 
 
 class FrozenDown(LowRankPart):
@@ -33,9 +33,7 @@ class FrozenDown(LowRankPart):
 class LoraFa(Method):
     """LoRA whose down-projections stay random and frozen."""
 
-    paper = "LoRA-FA, arXiv 2308.03303"
-    mergeable = True
-    families = "all"
+    declares = Declarations(category="partial", mergeable=True, families="all", paper="LoRA-FA, arXiv 2308.03303")
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: Count = 8

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtpeft.api import Method, Site, WeightPart, zeros
+from mtpeft.api import Declarations, Method, Site, WeightPart, zeros
 
 
 def block_size(width: int, largest: int) -> int:
@@ -55,9 +55,9 @@ class Rotation(WeightPart):
 class Oft(Method):
     """Rotates the inputs of each chosen weight in blocks of the largest size up to ``block`` that divides them."""
 
-    paper = "OFT, NeurIPS 2023, arXiv 2306.07280"
-    mergeable = True
-    families = "all"
+    declares = Declarations(
+        category="partial", mergeable=True, families="all", paper="OFT, NeurIPS 2023, arXiv 2306.07280"
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     block: int = 32

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpeft.api import Count, Method, NotApplicable, Replacement, Site, WeightPart
+from mtpeft.api import Count, Declarations, Method, NotApplicable, Replacement, Site, WeightPart
 
 
 @dataclass
 class PartialK(Method):
     """Trains every parameter of the last k blocks; no gradient runs through the blocks before them."""
 
-    paper = "Partial-1 in Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119"
-    mergeable = True
-    families = "all"
-    learning_rate = 1e-4
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="all",
+        learning_rate=1e-4,
+        paper="Partial-1 in Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119",
+    )
 
     at: str = "parameter"
     k: Count = 1

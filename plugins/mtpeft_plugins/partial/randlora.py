@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, FixedSeed, Method, Positive, Site, WeightPart, fixed_uniform, zeros
+from mtpeft.api import Count, Declarations, FixedSeed, Method, Positive, Site, WeightPart, fixed_uniform, zeros
 
 
 class Bases(nn.Module):
@@ -55,10 +55,13 @@ class RandomSum(WeightPart):
 class Randlora(Method):
     """Diagonals for random matrices that together have full rank; the smaller the rank, the more parameters."""
 
-    paper = "RandLoRA, ICLR 2025, arXiv 2502.00987"
-    mergeable = True
-    families = "all"
-    learning_rate = 1e-4
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="all",
+        learning_rate=1e-4,
+        paper="RandLoRA, ICLR 2025, arXiv 2502.00987",
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: Count = 32

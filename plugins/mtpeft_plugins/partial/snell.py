@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Fraction, Method, Positive, Site, WeightPart
+from mtpeft.api import Declarations, Fraction, Method, Positive, Site, WeightPart
 
 
 class SparseKernel(WeightPart):
@@ -46,10 +46,13 @@ class SparseKernel(WeightPart):
 class Snell(Method):
     """Sparse updates from a kernel of low-rank factors."""
 
-    paper = "SNELL, NeurIPS 2024, arXiv 2411.01800"
-    mergeable = True
-    identity_at_init = False
-    families = "all"
+    declares = Declarations(
+        category="partial",
+        identity_at_init=False,
+        mergeable=True,
+        families="all",
+        paper="SNELL, NeurIPS 2024, arXiv 2411.01800",
+    )
 
     at: str = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2 | conv"
     rank: int = 8

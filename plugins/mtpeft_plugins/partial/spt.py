@@ -23,6 +23,7 @@ from mtpeft.api import (
     Calibrated,
     Context,
     Count,
+    Declarations,
     Method,
     NotApplicable,
     OutputPart,
@@ -172,9 +173,6 @@ class PlannedAdapter(Planned, OutputPart):
 class Spt(Method):
     """Puts a budget of parameters where the task's gradients are: modules in dense places, else single weights."""
 
-    paper = "Sensitivity-Aware Visual PEFT, ICCV 2023, arXiv 2303.08566"
-    families = "transformers and ConvNeXt; adapters only behind layers that are called"
-
     at: str = "linear *.weight"
     form: Literal["lora", "adapter"] = "lora"
     budget: Count = 400_000
@@ -183,8 +181,13 @@ class Spt(Method):
     calibration_batches: Count = 16
 
     @property
-    def mergeable(self) -> bool:
-        return self.form == "lora"
+    def declares(self) -> Declarations:
+        return Declarations(
+            category="partial",
+            mergeable=self.form == "lora",
+            families="transformers and ConvNeXt; adapters only behind layers that are called",
+            paper="Sensitivity-Aware Visual PEFT, ICCV 2023, arXiv 2303.08566",
+        )
 
     def part(self, site: Site) -> Part | None:
         if "parameter" in site.tags:

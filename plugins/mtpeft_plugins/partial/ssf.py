@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Method, Site, WeightPart
+from mtpeft.api import Declarations, Method, Site, WeightPart
 
 
 class ScaleShift(WeightPart):
@@ -36,16 +36,18 @@ class Ssf(Method):
     The paper starts at N(1, .02) and N(0, .02), which is no identity; ``init = "identity"`` starts at ones and zeros.
     """
 
-    paper = "SSF, NeurIPS 2022, arXiv 2210.08823"
-    mergeable = True
-    families = "all; merges where timm has a bias to fold the shift into"
-
     at: str = "linear norm conv grouped-conv"
     init: Literal["normal", "identity"] = "normal"
 
     @property
-    def identity_at_init(self) -> bool:
-        return self.init == "identity"
+    def declares(self) -> Declarations:
+        return Declarations(
+            category="partial",
+            mergeable=True,
+            identity_at_init=self.init == "identity",
+            families="all; merges where timm has a bias to fold the shift into",
+            paper="SSF, NeurIPS 2022, arXiv 2210.08823",
+        )
 
     def part(self, site: Site) -> WeightPart:
         return ScaleShift(site, 0.02 if self.init == "normal" else 0.0)

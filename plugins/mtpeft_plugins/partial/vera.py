@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, FixedSeed, LowRankPart, Method, Site, fixed_uniform, zeros
+from mtpeft.api import Count, Declarations, FixedSeed, LowRankPart, Method, Site, fixed_uniform, zeros
 
 
 class Projections(nn.Module):
@@ -48,10 +48,13 @@ class ScaledProjections(LowRankPart):
 class Vera(Method):
     """Scales for frozen random low-rank matrices: ``rank + out`` parameters for each weight."""
 
-    paper = "VeRA, ICLR 2024, arXiv 2310.11454"
-    mergeable = True
-    families = "all"
-    learning_rate = 4e-3
+    declares = Declarations(
+        category="partial",
+        mergeable=True,
+        families="all",
+        learning_rate=4e-3,
+        paper="VeRA, ICLR 2024, arXiv 2310.11454",
+    )
 
     at: str = "attn.q attn.v | mlp.fc1 mlp.fc2 | conv"
     rank: Count = 256

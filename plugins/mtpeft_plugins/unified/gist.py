@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mtpeft.api import (
     Context,
+    Declarations,
     Features,
     Method,
     NonNegative,
@@ -93,9 +94,12 @@ def both_ways(first: Tensor, second: Tensor) -> Tensor:
 class Gist(Method):
     """A token that the head reads in training, drawn together with the pooled vector."""
 
-    paper = "GIST: Improving PEFT via Knowledge Interaction, arXiv 2312.07255"
-    identity_at_init = False
-    families = "ViT-like backbones without relative positions, with heads that classify images"
+    declares = Declarations(
+        category="unified",
+        identity_at_init=False,
+        families="ViT-like backbones without relative positions, with heads that classify images",
+        paper="GIST: Improving PEFT via Knowledge Interaction, arXiv 2312.07255",
+    )
 
     at: str = "tokens features"
     weight: NonNegative = 0.5

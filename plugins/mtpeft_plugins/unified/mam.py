@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mtpeft.api import (
     Count,
+    Declarations,
     Fraction,
     Method,
     NotApplicable,
@@ -27,9 +28,12 @@ from mtpeft.api import (
 class Mam(Method):
     """Mix-and-match adapter: prefix tuning on attentions, a scaled parallel adapter on MLPs."""
 
-    paper = "Towards a Unified View of PEFT, ICLR 2022, arXiv 2110.04366"
-    identity_at_init = False
-    families = "ViT-like backbones whose attention is global, calls its projections and mixes no positions"
+    declares = Declarations(
+        category="unified",
+        identity_at_init=False,
+        families="ViT-like backbones whose attention is global, calls its projections and mixes no positions",
+        paper="Towards a Unified View of PEFT, ICLR 2022, arXiv 2110.04366",
+    )
 
     at: str = "attn mlp"
     tokens: Count = 30

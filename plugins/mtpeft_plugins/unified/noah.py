@@ -36,6 +36,7 @@ from mtpeft.api import (
     Calibrated,
     Context,
     Count,
+    Declarations,
     LowRankPart,
     Method,
     NotApplicable,
@@ -164,9 +165,12 @@ def assign(placed: Sequence[Any], sizes: Mapping[str, int]) -> None:
 class Noah(Method):
     """A supernet of prompts, LoRA and adapters, of which evolution on validation data keeps the best subnet."""
 
-    paper = "Neural Prompt Search, TPAMI 2024, arXiv 2206.04673"
-    identity_at_init = False
-    families = "transformers; prompts are left out of the search where relative positions have no place for them"
+    declares = Declarations(
+        category="unified",
+        identity_at_init=False,
+        families="transformers; prompts are left out of the search where relative positions have no place for them",
+        paper="Neural Prompt Search, TPAMI 2024, arXiv 2206.04673",
+    )
 
     at: str = "tokens attn.q attn.v mlp"
     sizes: list[int] = field(default_factory=lambda: [1, 5, 10])

@@ -18,7 +18,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Count, Method, OutputPart, ParallelBottleneck, Positive, Site, refuse_reshaped, zeros
+from mtpeft.api import (
+    Count,
+    Declarations,
+    Method,
+    OutputPart,
+    ParallelBottleneck,
+    Positive,
+    Site,
+    refuse_reshaped,
+    zeros,
+)
 
 
 def drawn(tokens: int, width: int) -> nn.Parameter:
@@ -57,8 +67,11 @@ class PromptTuner(OutputPart):
 class UTuning(Method):
     """A tuner of a chosen form in parallel to attention, MLP or block."""
 
-    paper = "Rethinking Efficient Tuning Methods from a Unified Perspective, arXiv 2303.00690"
-    families = "backbones whose attentions and MLPs keep the shape of their input"
+    declares = Declarations(
+        category="unified",
+        families="backbones whose attentions and MLPs keep the shape of their input",
+        paper="Rethinking Efficient Tuning Methods from a Unified Perspective, arXiv 2303.00690",
+    )
 
     at: str = "attn mlp"
     tuner: Literal["adapter", "prefix", "prompt"] = "adapter"
