@@ -20,8 +20,8 @@ from mtpeft.training.happenings import (
     StageBegan,
     StageEnded,
     StageResumed,
-    Stopwatch,
     StoppedEarly,
+    Stopwatch,
     Updated,
 )
 from mtpeft.training.optimizer import clip, rate, set_rate
