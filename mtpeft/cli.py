@@ -6,12 +6,13 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mtpeft.commands import streams
 from mtpeft.errors import MtpeftError, UsageError
 from mtpeft.names import visible
 
@@ -351,25 +352,56 @@ def _usage_error(error: Any) -> MtpeftError:
 
 
 def show(error: MtpeftError) -> None:
-    """Print an error on stderr: one sentence, an empty line, the hint; in colour on a terminal without ``NO_COLOR``."""
+    """Print an error on stderr: one sentence, an empty line, the hint; in colour on a terminal without ``NO_COLOR``.
+
+    Where stderr is broken, the exit code says it alone.
+    """
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     red, cyan, end = ("\033[1;31m", "\033[1;36m", "\033[0m") if colour else ("", "", "")
-    print(f"{red}error:{end} {visible(error.message)}", file=sys.stderr)
-    if error.hint:
-        print(f"\n{cyan}hint:{end} {visible(error.hint)}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"{red}error:{end} {visible(error.message)}", file=sys.stderr)
+        if error.hint:
+            print(f"\n{cyan}hint:{end} {visible(error.hint)}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the entry point ``mtpeft``.
 
     Returns:
-        0, or 1 for a failure, 2 for wrong usage, 130 when interrupted.
+        0, or 1 for a failure, 2 for wrong usage, 130 when interrupted. Output that cannot be written is a failure, and
+        a silent one where its reader has gone.
     """
+    streams.prepare()
+    code = _run(arguments)
+    undelivered = streams.deliver(sys.stdout)
+    if undelivered and code == 0:
+        code = 1
+        if not isinstance(undelivered, BrokenPipeError):
+            show(MtpeftError(f"the output cannot be written: {undelivered.strerror}"))
+    streams.deliver(sys.stderr)
+    return code
+
+
+def _refuse_deleted_folder() -> None:
+    """
+    Raises:
+        MtpeftError: where the current folder is gone: libraries would end the program without a word.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise MtpeftError("the current folder does not exist any more", hint="cd to one that does") from None
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
+        _refuse_deleted_folder()
         result = app(arguments, prog_name="mtpeft", standalone_mode=False)
+    except SystemExit as ended:  # the parser's answer to a broken pipe
+        return ended.code if isinstance(ended.code, int) else 1
     except (KeyboardInterrupt, typer.Abort):
         error: Exception = Interrupted("interrupted")
     except Exception as caught:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mtpeft.bench.runner import Comparison
 from mtpeft.bench.trials import Record, Trial
+from mtpeft.names import visible
 from mtpeft.plugins import resolve
 from mtpeft.reports.numbers import UNDEFINED, native, percent, whole
 from mtpeft.reports.table import Table
@@ -198,7 +199,7 @@ def markdown(comparison: Comparison) -> str:
     ]
     for heading, items in (("Failed", failures(comparison)), ("Not run", comparison.missing())):
         if items:
-            lines += ["", f"## {heading}", "", *(f"- {item}" for item in items)]
+            lines += ["", f"## {heading}", "", *(f"- {visible(item)}" for item in items)]
     return "\n".join(lines) + "\n"
 
 

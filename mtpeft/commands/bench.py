@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from mtpeft.bench.runner import Comparison, remember, remember_data
 from mtpeft.bench.table import failures, markdown, rows, table
-from mtpeft.commands.output import print_json
+from mtpeft.commands.output import print_json, terminal
 from mtpeft.files import write_file
+from mtpeft.names import visible
 
 
 def run(
@@ -50,12 +50,12 @@ def run(
         rest = {"failed": failures(comparison), "missing": comparison.missing()}
         print_json({"folder": str(folder), "rows": [asdict(row) for row in found], **rest})
         return
-    print(table(comparison, found).render(Console()))
+    print(table(comparison, found).render(terminal()))
     for what, items in (("failed", failures(comparison)), ("not run", comparison.missing())):
         if items:
-            print(f"\n{what}", *items, sep="\n  ")
+            print(f"\n{what}", *map(visible, items), sep="\n  ")
     print(f"\ntable  {folder / 'table.md'}")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
 
 from mtpeft.commands.output import print_json, print_table
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
+from mtpeft.names import visible
 from mtpeft.plugins import registry
+from mtpeft.reports.paragraphs import visible_lines
 from mtpeft.testing import CheckFailed, method_checks
 from mtpeft.testing.case import make_method
 from mtpeft.testing.checks import FAMILIES, Check, refused
@@ -35,7 +40,7 @@ def run(name: str, *, families: Sequence[str], compile: bool, json: bool) -> Non
         print_table(COLUMNS, rows)
         for row in rows:
             for reason in row["reasons"]:
-                print(reason, file=sys.stderr)
+                print(visible_lines(reason), file=sys.stderr)
     failed = sum(len(row["failed"]) for row in rows)
     if failed:
         raise MtpeftError(
@@ -65,7 +70,9 @@ def checked(method: str, families: Sequence[str], compile: bool) -> list[dict[st
     except (MtpeftError, CheckFailed) as error:
         return [_unbuilt(method, " ".join(str(error).split()))]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for check in method_checks(method, families, slow=compile):
+    checks = list(method_checks(method, families, slow=compile))
+    shown = {"console": Console(stderr=True), "transient": True, "disable": not sys.stderr.isatty()}
+    for check in track(checks, escape(visible(method)), **shown):
         case = check.case
         row = rows.setdefault(
             (case.family, case.method.scope),
@@ -78,21 +85,13 @@ def checked(method: str, families: Sequence[str], compile: bool) -> list[dict[st
                 "reasons": [],
             },
         )
-        _show(str(check))
         reason = check.failure()
         row["checks"] += 1
         if reason:
             row["failed"].append(check.name)
             row["reasons"].append(reason)
         row["result"] = _result(row, check)
-    _show("")
     return list(rows.values())
-
-
-def _show(what: str) -> None:
-    """The running check, in one line that the next one overwrites."""
-    if sys.stderr.isatty():
-        print(f"\r{what:78.78}\r", end="", file=sys.stderr, flush=True)
 
 
 def _unbuilt(method: str, reason: str) -> dict[str, Any]:

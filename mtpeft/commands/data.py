@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TaskID
 
-from mtpeft.commands.output import print_json
+from mtpeft.commands.output import print_json, terminal
 from mtpeft.errors import DataError, UsageError
 from mtpeft.files import write_file
 from mtpeft.inspection import Survey, choose, page, stanza, survey
+from mtpeft.inspection.survey import Progress as Counted
+from mtpeft.names import visible
 from mtpeft.reports import render_data
 from mtpeft.training.run_files import refuse_existing
 
@@ -31,9 +37,10 @@ def run(data: str, *, type: str, json: bool, page_file: Path | None, recipe: Pat
         raise UsageError(f'"{page_file}" is no page', hint="give a file that ends in .html")
     if recipe is not None:
         refuse_existing(recipe, hint="give another --recipe")
-    found = survey(choose(data, type), seed=seed, progress=_progress)
+    with _progress() as count:
+        found = survey(choose(data, type), seed=seed, progress=count)
     report = found.to_json() | {"recipe": stanza(found)}
-    print_json(report) if json else print(render_data(report, Console()))
+    print_json(report) if json else print(render_data(report, terminal()))
     if page_file is not None:
         write_file(page_file, page(found, report["recipe"]).encode())
     _refuse(found)
@@ -51,7 +58,15 @@ def _refuse(found: Survey) -> None:
         raise DataError(f"{found.choice.data} has {errors}", hint="what to do stands in the report")
 
 
-def _progress(split: str, done: int, total: int) -> None:
-    """A line that counts, in a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{split} {done}/{total}", end="\r" if done < total else "\r\033[K", file=sys.stderr, flush=True)
+@contextmanager
+def _progress() -> Iterator[Counted]:
+    """A bar for each split, in a terminal."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+        made: dict[str, TaskID] = {}
+
+        def count(split: str, done: int, total: int) -> None:
+            if split not in made:
+                made[split] = bars.add_task(escape(visible(split)), total=total)
+            bars.update(made[split], completed=done)
+
+        yield count

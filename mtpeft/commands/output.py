@@ -7,14 +7,19 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from json import dumps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mtpeft.reports.paragraphs import visible_lines
+from mtpeft.reports.table import Table
 from mtpeft.settings import listed
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_json(data: Any) -> None:
-    """JSON on stdout."""
-    print(dumps(data, indent=2, ensure_ascii=False))
+    """JSON on stdout, in ASCII: it leaves any program and terminal as it is, and carries names that are no Unicode."""
+    print(dumps(data, indent=2))
 
 
 def prose(text: str) -> str:
@@ -29,13 +34,17 @@ def first_line(documented: Any) -> str:
 
 def print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows under columns: drawn by rich on a terminal, aligned plain text elsewhere."""
-    lines = [[_cell(row.get(column)) for column in columns] for row in rows]
+    cells: list[Sequence[str]] = [[_cell(row.get(column)) for column in columns] for row in rows]
+    print(Table(columns, words=len(columns), rows=cells).render(terminal()))
+
+
+def terminal() -> Console | None:
+    """What draws on stdout, where that is a terminal; rich is imported for one alone."""
     if sys.stdout.isatty():
-        _draw(columns, lines)
-        return
-    widths = [max(map(len, cells)) for cells in zip(columns, *lines, strict=True)]
-    for cells in (columns, *lines):
-        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        from rich.console import Console
+
+        return Console()
+    return None
 
 
 def print_one(cls: type, row: Mapping[str, Any], declared: Sequence[str], *, json: bool) -> None:
@@ -45,24 +54,10 @@ def print_one(cls: type, row: Mapping[str, Any], declared: Sequence[str], *, jso
         print_json({**row, "settings": settings})
         return
     for said in filter(None, map(inspect.getdoc, (cls, inspect.getmodule(cls)))):
-        print(prose(said), end="\n\n")
+        print(visible_lines(prose(said)), end="\n\n")
     print_table(declared, [row])
     print()
     print_table(("setting", "takes", "default"), settings)
-
-
-def _draw(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE)
-    for index, column in enumerate(columns):
-        table.add_column(column, no_wrap=index == 0, overflow="fold")  # a name is copied from here: never cut
-    for cells in lines:
-        table.add_row(*map(Text, cells))
-    Console().print(table)
 
 
 def _cell(value: Any) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from mtpeft.commands.output import print_json
+from mtpeft.commands.output import print_json, terminal
 from mtpeft.evaluation import summarize
 from mtpeft.reports import compare, render
 from mtpeft.training.run_files import read_results
@@ -27,6 +25,6 @@ def run(runs: Sequence[Path], *, json: bool) -> None:
         summaries = {name: summarize(matrix) for name, matrix in read}
         print_json(summaries[str(runs[0])] if len(runs) == 1 else summaries)
     elif len(read) == 1:
-        print(render(read[0][1].to_json(), Console()))
+        print(render(read[0][1].to_json(), terminal()))
     else:
-        print(compare([(name, matrix.to_json()) for name, matrix in read], Console()))
+        print(compare([(name, matrix.to_json()) for name, matrix in read], terminal()))

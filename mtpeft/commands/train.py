@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from mtpeft.commands.output import print_json
+from mtpeft.commands.output import print_json, terminal
 from mtpeft.config import Config
 from mtpeft.reports import render
 from mtpeft.reports.numbers import size
+from mtpeft.reports.paragraphs import Line, paragraph
 from mtpeft.training.dry_run import rehearse
 from mtpeft.training.progress import choose
 from mtpeft.training.session import Session
@@ -30,7 +30,7 @@ def run(config: Config, *, resume: bool, from_run: Path | None, dry_run: bool, j
     """
     if dry_run:
         report = rehearse(config, from_run)
-        print_json(report) if json else _print_rehearsal(report)
+        print_json(report) if json else print(paragraph(_rehearsal(report)))
         return
     progress = choose(quiet=quiet)
     if resume:
@@ -41,25 +41,26 @@ def run(config: Config, *, resume: bool, from_run: Path | None, dry_run: bool, j
     if json:
         print_json({"run": config.output.dir, **results})
         return
-    print(render(results, Console()))
-    print(f"\n{'run':13}{config.output.dir}")
+    print(render(results, terminal()))
+    print("\n" + paragraph([("run", config.output.dir)]))
 
 
-def _print_rehearsal(report: dict[str, Any]) -> None:
+def _rehearsal(report: dict[str, Any]) -> Iterator[Line]:
+    """What `rehearse` found, for people."""
     parameters = report["parameters"]
-    print(f"backbone      {report['backbone']} ({parameters['backbone']:,} parameters, frozen)")
+    yield "backbone", f"{report['backbone']} ({parameters['backbone']:,} parameters, frozen)"
     for name, sites in report["sites"].items():
-        print(f"{name:13} {len(sites)} sites: {', '.join(sites[:4])}{', ...' if len(sites) > 4 else ''}")
-    print(f"shared        {parameters['shared']:,} parameters")
+        yield name, f"{len(sites)} sites: {', '.join(sites[:4])}{', ...' if len(sites) > 4 else ''}"
+    yield "shared", f"{parameters['shared']:,} parameters"
     for kind in ("tasks", "heads"):
         for name, count in parameters[kind].items():
-            print(f"{kind[:-1]} {name:8} {count:,} parameters")
+            yield f"{kind[:-1]} {name}", f"{count:,} parameters"
     for stage in report["stages"]:
-        print(f"stage {stage['stage'] + 1}       {', '.join(stage['tasks'])}: {stage['updates']} updates")
+        yield f"stage {stage['stage'] + 1}", f"{', '.join(stage['tasks'])}: {stage['updates']} updates"
     rates = report["learning_rates"]
     peaks = ", ".join(f"{name} {rate:g}" for name, rate in {**rates["methods"], "heads": rates["heads"]}.items())
-    print(f"peak rates    {peaks}; warm-up {rates['warmup']:.0%} of a stage, then cosine")
-    print(f"adapter       {size(report['adapter_bytes'])} on disk")
-    print(f"one update    {report['update_seconds']:.3f} s, {report['images_per_second']:.0f} images/s")
-    print(f"training      about {report['seconds']:.0f} s, evaluation not counted")
-    print(f"memory        {size(report['peak_memory_bytes'])} at peak")
+    yield "peak rates", f"{peaks}; warm-up {rates['warmup']:.0%} of a stage, then cosine"
+    yield "adapter", f"{size(report['adapter_bytes'])} on disk"
+    yield "one update", f"{report['update_seconds']:.3f} s, {report['images_per_second']:.0f} images/s"
+    yield "training", f"about {report['seconds']:.0f} s, evaluation not counted"
+    yield "memory", f"{size(report['peak_memory_bytes'])} at peak"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from textwrap import fill
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtpeft.reports.numbers import UNDEFINED, shorten, whole
+from mtpeft.reports.paragraphs import Line, join, paragraph, visible_lines, wrapped
 from mtpeft.reports.table import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH, LABEL = 80, 13
 MOST = 30
 """Classes, and findings of one kind, that are shown; JSON has all."""
 
@@ -25,10 +24,10 @@ def render_data(report: Mapping[str, Any], console: Console | None = None) -> st
     if more > 0 and len(drawn) > 1:
         drawn[1] += f"\nand {more} classes more: --json has all"
     findings = [_findings(report, kind) for kind in ("errors", "warnings")]
-    return "\n\n".join(part for part in [_what(report), *drawn, *findings, report["recipe"].rstrip()] if part)
+    return join(paragraph(_what(report)), *drawn, *findings, visible_lines(report["recipe"].rstrip()))
 
 
-def _what(report: Mapping[str, Any]) -> str:
+def _what(report: Mapping[str, Any]) -> list[Line]:
     lines = [("data", report["data"]), ("read as", report["type"])]
     if report["recognised"]:
         lines.append(("recognised", f"by the reader {report['reader']} alone"))
@@ -37,7 +36,7 @@ def _what(report: Mapping[str, Any]) -> str:
         lines.append(
             ("others", f"the reader {report['reader']} serves {others} too: --task {report['other_types'][0]}")
         )
-    return "\n".join(f"{label:{LABEL}}{text}" for label, text in lines)
+    return lines
 
 
 def _sizes(report: Mapping[str, Any]) -> Table:
@@ -90,14 +89,5 @@ def _findings(report: Mapping[str, Any], kind: str) -> str:
 
 
 def _wrapped(finding: Mapping[str, str]) -> str:
-    return "\n".join(_indented([("- ", finding["message"]), ("  hint: ", finding["hint"])]))
-
-
-def _indented(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
-    for label, text in lines:
-        if text:
-            indent = " " * (2 + len(label))
-            yield fill(
-                text, WIDTH, initial_indent=f"  {label}", subsequent_indent=indent, break_on_hyphens=False,
-                break_long_words=False,
-            )  # fmt: skip
+    lines = [("  - ", finding["message"]), ("    hint: ", finding["hint"])]
+    return "\n".join(wrapped(text, label, " " * len(label)) for label, text in lines if text)

@@ -1,10 +1,13 @@
-"""One table, drawn by rich in a terminal and aligned with spaces elsewhere."""
+"""The one table: plain, drawn by rich in a terminal, Markdown and HTML. Names of others are made harmless in each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from mtpeft.names import visible
+from mtpeft.reports.pages import render_page
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,13 +27,22 @@ class Table:
 
     def markdown(self) -> list[str]:
         """The lines of a Markdown table."""
+        headings, *rows = ([cell.replace("|", r"\|") for cell in line] for line in self.lines())
         rule = ["---" if i < self.words else "--:" for i in range(len(self.headings))]
-        return ["| " + " | ".join(line) + " |" for line in [self.headings, rule, *self.rows]]
+        return ["| " + " | ".join(line) + " |" for line in [headings, rule, *rows]]
+
+    def html(self) -> str:
+        """A ``<table>``, safe to stand in a page's template as it is."""
+        return render_page("table.html", table=self)
+
+    def lines(self) -> Iterator[list[str]]:
+        """Headings and rows as they may be shown."""
+        return ([visible(cell) for cell in line] for line in [self.headings, *self.rows])
 
     def _plain(self) -> str:
-        widths = [max(len(line[i]) for line in [self.headings, *self.rows]) for i in range(len(self.headings))]
-        lines = [self.headings, ["-" * width for width in widths], *self.rows]
-        return "\n".join(self._line(line, widths) for line in lines)
+        headings, *rows = self.lines()
+        widths = [max(len(line[i]) for line in [headings, *rows]) for i in range(len(headings))]
+        return "\n".join(self._line(line, widths) for line in [headings, ["-" * width for width in widths], *rows])
 
     def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
         aligned = [
@@ -44,11 +56,13 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
+        headings, *rows = self.lines()
         table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-        for i, heading in enumerate(self.headings):
-            table.add_column(Text(heading), justify="left" if i < self.words else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
+        for i, heading in enumerate(headings):  # a name is copied from the first column: it is never cut
+            justify = "left" if i < self.words else "right"
+            table.add_column(Text(heading), justify=justify, no_wrap=i == 0, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
         with console.capture() as capture:
             console.print(table)
         return capture.get().strip("\n")

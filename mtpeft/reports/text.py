@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix
 from mtpeft.reports.numbers import duration, native, percent, size, whole
+from mtpeft.reports.paragraphs import Line, join, paragraph
 from mtpeft.reports.rows import Read, cost_table, mean_table, metric, task_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH, LABEL = 80, 13
 AGGREGATES = ("average", "average_incremental", "learning", "forgetting", "backward_transfer", "forward_transfer")
 
 
@@ -33,12 +32,12 @@ def render(results: dict[str, Any], console: Console | None = None) -> str:
         DataError: if it is no such file's content.
     """
     run = _read("", results, "results.json")
-    return _join(
-        _paragraph([_stages(run.matrix)]),
+    return join(
+        paragraph([_stages(run.matrix)]),
         task_table([run]).render(console),
-        _paragraph(_means(run)),
-        _paragraph(_costs(run.matrix.costs) if run.matrix.costs else []),
-        _paragraph([*_legend([run]), *_exceptions(run)]),
+        paragraph(_means(run)),
+        paragraph(_costs(run.matrix.costs) if run.matrix.costs else []),
+        paragraph([*_legend([run]), *_exceptions(run)]),
     )
 
 
@@ -53,31 +52,12 @@ def compare(runs: Sequence[tuple[str, dict[str, Any]]], console: Console | None 
     tables = [table.render(console) for table in (task_table(read), mean_table(read), cost_table(read)) if table.rows]
     exceptions = [(label, f"{run.name}: {text}") for run in read for label, text in _exceptions(run)]
     measured = [("metrics", ", ".join(f"{task} {name}" for task, name in metrics.items()))]
-    return _join(*tables, _paragraph([*measured, *_legend(read), *exceptions]))
-
-
-Line = tuple[str, str]
-"""A label and what stands behind it."""
+    return join(*tables, paragraph([*measured, *_legend(read), *exceptions]))
 
 
 def _read(name: str, results: dict[str, Any], where: str) -> Read:
     matrix = ResultMatrix.from_json(results, where)
     return Read(name, matrix, matrix.to_json()["summary"])
-
-
-def _join(*paragraphs: str) -> str:
-    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
-
-
-def _paragraph(lines: Iterable[Line]) -> str:
-    """The lines in 80 columns, texts apart from labels; a label that stands in the line before is not repeated."""
-    drawn, before = [], ""
-    for label, text in lines:
-        shown = "" if label == before else label
-        wrapped = fill(text, WIDTH - LABEL, break_on_hyphens=False)
-        drawn.append(f"{shown:{LABEL}}" + wrapped.replace("\n", "\n" + " " * LABEL))
-        before = label
-    return "\n".join(drawn)
 
 
 def _stages(matrix: ResultMatrix) -> Line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from mtpeft.plugins import in_words, notify
@@ -13,6 +14,9 @@ from mtpeft.training.run import Run
 
 class Logger(Protocol):
     """What ``register_loggers`` brings."""
+
+    def open(self, folder: Path) -> None:
+        """Training begins, or goes on, in this run folder."""
 
     def log(self, event: dict[str, Any]) -> None:
         """Take one happening as plain values; ``event["event"]`` names its kind."""
@@ -41,7 +45,7 @@ class Observers:
 
 
 class Loggers:
-    """Hands every happening to loggers; one that raises is named once and switched off.
+    """Hands every happening to loggers; one that raises, or ends the program, is named once and switched off.
 
     Args:
         loggers: by the name that the recipe gives them.
@@ -52,20 +56,22 @@ class Loggers:
         self.loggers, self.listener = dict(loggers), listener
 
     def tell(self, happening: Happening) -> None:
-        for name, logger in list(self.loggers.items()):
-            self._guarded(name, logger.log, happening.to_json())
+        if isinstance(happening, RunBegan):
+            self._each(lambda logger: logger.open(Path(happening.folder)))
+        self._each(lambda logger: logger.log(happening.to_json()))
 
     def close(self) -> None:
-        for name, logger in list(self.loggers.items()):
-            self._guarded(name, logger.close)
+        self._each(lambda logger: logger.close())
         self.loggers = {}
 
-    def _guarded(self, name: str, call: Callable[..., None], *given: Any) -> None:
-        """With ``MTPEFT_STRICT=1`` it raises."""
-        try:
-            call(*given)
-        except (Exception, SystemExit) as error:
-            if os.environ.get("MTPEFT_STRICT") == "1":
-                raise
-            del self.loggers[name]
-            self.listener.tell(Remark(f'logger "{name}" raised and is switched off: {in_words(error)}', warning=True))
+    def _each(self, call: Callable[[Logger], None]) -> None:
+        """With ``MTPEFT_STRICT=1`` it raises what a logger raises."""
+        for name, logger in list(self.loggers.items()):
+            try:
+                call(logger)
+            except (Exception, SystemExit) as error:
+                if os.environ.get("MTPEFT_STRICT") == "1":
+                    raise
+                del self.loggers[name]
+                message = f'logger "{name}" raised and is switched off: {in_words(error)}'
+                self.listener.tell(Remark(message, warning=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from time import monotonic
 
 from rich.console import Console
@@ -26,6 +27,11 @@ class Progress(ABC):
     """A listener that shows what happens in words; names of others are made visible."""
 
     def tell(self, happening: Happening) -> None:
+        """A stream that is closed, full or broken shows nothing, and stops no training."""
+        with suppress(OSError):
+            self.show(happening)
+
+    def show(self, happening: Happening) -> None:
         match happening:
             case StageBegan():
                 self.begin(happening, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ from mtpeft.schedule import Batch, Evaluate, Event, Update
 from mtpeft.training import checkpoint
 from mtpeft.training.continue_from import Inheritance
 from mtpeft.training.happenings import Channel, Listener, Measured, Remark, RunBegan, RunEnded, Saved
-from mtpeft.training.listeners import Observers
+from mtpeft.training.listeners import Logger, Loggers, Observers
 from mtpeft.training.log import Log
 from mtpeft.training.loop import Loop
 from mtpeft.training.position import Position
@@ -36,19 +36,27 @@ class Session:
     Use `start` or `resume`, then `train`.
     """
 
-    def __init__(self, run: Run, progress: Listener) -> None:
+    def __init__(self, run: Run, progress: Listener, loggers: Mapping[str, Logger]) -> None:
         self.run, self.progress = run, progress
-        self.channel = Channel(progress, Observers(run))
+        self.channel = Channel(progress, Observers(run), Loggers(loggers, progress))
         self.loop = Loop(run, self.channel, self.after, self.pause)
         self.log: Log | None = None
         self.wanted = False
         self.random = checkpoint.random_state()
 
     @staticmethod
-    def start(config: Config, *, progress: Listener | None = None, source: Path | None = None) -> Session:
+    def start(
+        config: Config,
+        *,
+        progress: Listener | None = None,
+        loggers: Mapping[str, Logger] | None = None,
+        source: Path | None = None,
+    ) -> Session:
         """A new run, its folder made and its first state saved.
 
         Args:
+            progress: what shows it to people; warnings alone by default.
+            loggers: by name; they are told of everything that happens.
             source: the folder of a run whose parts and heads to start from.
 
         Raises:
@@ -59,7 +67,7 @@ class Session:
         inheritance = Inheritance.of(source, config) if source else Inheritance()
         run = setup(inheritance.merge(config), inherited=inheritance.tasks, first_stage=inheritance.stages)
         inheritance.give(run)
-        session = Session(run, progress or Quiet())
+        session = Session(run, progress or Quiet(), loggers or {})
 
         def fill(folder: Path) -> None:
             write_file(folder / "config.toml", run.config.to_toml().encode())
@@ -70,7 +78,9 @@ class Session:
         return session
 
     @staticmethod
-    def resume(config: Config, *, progress: Listener | None = None) -> Session:
+    def resume(
+        config: Config, *, progress: Listener | None = None, loggers: Mapping[str, Logger] | None = None
+    ) -> Session:
         """A run as its last saved state left it.
 
         Raises:
@@ -83,7 +93,7 @@ class Session:
         refuse_changes(config, folder)
         inheritance = Inheritance.from_json(read_json(folder / "manifest.json")["from"])
         run = setup(config, inherited=inheritance.tasks, first_stage=inheritance.stages)
-        session = Session(run, progress or Quiet())
+        session = Session(run, progress or Quiet(), loggers or {})
         session.read_state(state)
         return session
 

@@ -57,8 +57,8 @@ def test_the_configuration_of_a_run_gives_the_run_again(capsys):
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(capsys):
     assert main([*TRAIN, "--out", "run", "--dry-run", "--schedule", "sequential"]) == 0
     out = capsys.readouterr().out
-    assert "blocks.0.attn.q" in out and "task b        128 parameters" in out
-    assert "stage 2       b: 4 updates" in out and "one update" in out
+    assert "blocks.0.attn.q" in out and "task b       128 parameters" in out
+    assert "stage 2      b: 4 updates" in out and "one update" in out
     assert list(Path().iterdir()) == []
 
 

@@ -83,12 +83,11 @@ def test_quiet_shows_warnings_alone(capsys):
     assert capsys.readouterr() == ("", "warning: a logger raised\n")
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: Lines(seconds=0), lambda: Bars(Console(stderr=True, force_terminal=True, width=200))]
-)
-def test_names_of_others_reach_no_terminal_raw(make, capsys):
+@pytest.mark.parametrize("kind", [Lines, Bars])
+def test_names_of_others_reach_no_terminal_raw(kind, capsys):
     hostile = "a\x1b]0;owned\x07\r\nb\u202e[bold]"
-    progress = make()
+    terminal = Console(stderr=True, force_terminal=True, width=200)
+    progress = Bars(terminal) if kind is Bars else Lines(seconds=0)
     for happening in (
         StageBegan(0, (hostile,), 1),
         update(0, {hostile: 1.0}),
