@@ -99,7 +99,7 @@ def check_accepted(methods: Mapping[str, Method], type: str) -> None:
         NotApplicable: for a method whose mechanism does not serve a task type.
     """
     for name, method in methods.items():
-        accepts = method.accepts
+        accepts = method.declares.accepts
         if accepts and type not in accepts:
             raise NotApplicable(
                 f"{name} serves tasks of type {' and '.join(accepts)}, and not {type}",

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 
 from mtpeft import backbone as backbones
-from mtpeft.adapt import check_accepted
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.data.label_checks import label_errors
@@ -24,6 +23,7 @@ from mtpeft.plugins import create
 from mtpeft.recipe import RANDOM_WEIGHTS
 from mtpeft.task import Task
 from mtpeft.training.checkpoint import current_state
+from mtpeft.training.declared import check_declarations
 from mtpeft.training.run import Run
 
 
@@ -82,8 +82,7 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     host.checkpointing(config.optimizer.checkpointing)
     check_groups(tasks, host)
     types = {name: task.type for name, task in config.tasks.items()}
-    for kind in types.values():
-        check_accepted(host.methods, kind)
+    check_declarations(config, host.methods, inherited)
     seed = config.seed if config.data_seed is None else config.data_seed
     data = OpenedData(tasks, types, config.train_on, config.evaluate_on, seed, config.cache)
     folder = Path(config.output.dir)
@@ -122,7 +121,7 @@ def check_groups(tasks: Mapping[str, Task], host: Host) -> None:
     for label, method in host.methods.items():
         own = type(method).encode is Method.encode and type(method).answer is Method.answer
         lost = own and method.owners(None, grouped) == ()
-        if grouped and (method.needs_task_id or lost):
+        if grouped and (method.declares.needs_task_id or lost):
             message = f'task "{grouped[0]}" is in a group, and {label} must know the task of each test image'
             raise UsageError(message, hint=f"take scope = shared for {label}, or leave group out")
 
