@@ -174,9 +174,7 @@ class Task(ABC):
             DataError: naming file and field, for data that cannot be used (no labels at all, a degenerate box, ...).
         """
 
-    def part_settings(
-        self, own: Sequence[str], earlier: Sequence[str], later: Sequence[str]
-    ) -> dict[str, Any]:
+    def part_settings(self, own: Sequence[str], earlier: Sequence[str], later: Sequence[str]) -> dict[str, Any]:
         """Settings of a part of a `split`, which has its ``own`` classes beside those of earlier and later parts."""
         return {"classes": list(own)}
 
