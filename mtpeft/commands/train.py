@@ -39,9 +39,11 @@ def run(config: Config, *, resume: bool, from_run: Path | None, dry_run: bool, j
         session = Session.start(config, progress=progress, source=from_run)
     results = session.train().to_json()
     if json:
-        print_json({"run": config.output.dir, **results})
+        print_json({"run": config.output.dir, "caveats": session.run.caveats, **results})
         return
     print(render(results, Console()))
+    for caveat in session.run.caveats:
+        print(f"{'note':13}{caveat}")
     print(f"\n{'run':13}{config.output.dir}")
 
 

@@ -19,7 +19,7 @@ from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.data.combined_datasets import JoinedSplits, to_train_on
 from mtpeft.data.decoded_cache import Decoded, place
-from mtpeft.data.label_checks import label_errors
+from mtpeft.data.label_checks import Allowed, histograms, label_errors, label_warnings, left_out
 from mtpeft.errors import DataError, MtpeftError, UsageError, did_you_mean
 from mtpeft.evaluation import ResultMatrix, TaskRecord
 from mtpeft.files import read_json
@@ -49,6 +49,8 @@ class Run:
         inherited: the tasks that another run trained and this one does not.
         matrix: the results so far, of the runs it was started from too.
         first_stage: number of stages that other runs made before.
+        caveats: where a score means nothing, for the summary.
+        remarks: what the data holds that is not read.
     """
 
     config: Config
@@ -63,6 +65,8 @@ class Run:
     inherited: tuple[str, ...] = ()
     first_stage: int = 0
     matrix: ResultMatrix = field(default_factory=lambda: ResultMatrix({}, []))
+    caveats: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     _data: dict[tuple[str, str], Dataset] = field(default_factory=dict, repr=False)
 
     @property
@@ -298,13 +302,17 @@ def check_labels(run: Run) -> None:
         DataError: for data that a reader refuses, a split without labels, or a class that is never shown in training.
     """
     for name, task in run.tasks.items():
+        what, allowed = f'task "{name}"', Allowed.by(task)
         splits = {split: run.dataset(name, split) for split in run.splits}
         if not task.data:
+            shown = {"train": dict.fromkeys(splits["train"].classes, 1)}
+            run.caveats += label_warnings(what, shown, allowed)
             continue  # the embedded data is as it should be
-        manifests = {split: data.manifest() for split, data in splits.items()}
-        shown = {split: about["histogram"] for split, about in manifests.items() if "histogram" in about}
-        for error in label_errors(f'task "{name}"', shown, allow_missing=task.missing_classes == "allow"):
+        shown = histograms({split: data.manifest() for split, data in splits.items()})
+        for error in label_errors(what, shown, allowed):
             raise error
+        run.caveats += label_warnings(what, shown, allowed)
+        run.remarks += left_out(what, splits.values())
 
 
 def check_groups(tasks: Mapping[str, Task], host: Host) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
+from mtpeft.data.label_checks import recorded
 from mtpeft.errors import UsageError
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix
 from mtpeft.files import read_json
@@ -63,7 +64,7 @@ def manifest(run: Run, origin: dict[str, Any]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
         "plugins": plugins,
         "backbone": {"name": run.backbone.name, "sha256": run.backbone.sha256},
-        "data": {name: {split: run.dataset(name, split).manifest() for split in run.splits} for name in run.tasks},
+        "data": {name: {split: recorded(run.dataset(name, split)) for split in run.splits} for name in run.tasks},
         "seeds": {"seed": config.seed, "data": run.data_seed, "class_order": config.class_order_seed},
         "learning_rates": run.learning_rates(),
         "threads": torch.get_num_threads(),

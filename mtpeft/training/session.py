@@ -93,6 +93,8 @@ class Session:
         """
         self.log = Log(self.run.folder / "events.jsonl", length=self.loop.at.log_bytes)
         checkpoint.restore_random(self.random)
+        for remark in (*self.run.remarks, *self.run.caveats):
+            self.progress.say(f"note: {remark}")
         notify("run_started", run=self.run)
         try:
             with self.listening():
