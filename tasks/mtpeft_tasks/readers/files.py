@@ -81,6 +81,22 @@ def read_bytes(path: Path) -> bytes:
             raise DataError(f'"{path}" cannot be read: {error.strerror}', hint="replace the file") from None
 
 
+def only_regular(root: Path) -> None:
+    """Refuse what a library that opens files by itself would wait on for ever.
+
+    Raises:
+        DataError: naming a FIFO, a device or a socket below the folder.
+    """
+    pending = [os.fspath(root)] if root.is_dir() else []
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif not entry.is_file() and not entry.is_dir() and Path(entry.path).exists():
+                    raise DataError(f'"{entry.path}" is no regular file', hint="remove it from the data")
+
+
 def beginning(path: Path, size: int) -> bytes:
     """The first bytes of a regular file; nothing of any other."""
     try:

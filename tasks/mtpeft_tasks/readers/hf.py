@@ -147,6 +147,7 @@ class HuggingFace(BoxOptions, LabelReader):
 
     def _opened(self, library: ModuleType, path: str) -> Any:
         place = Path(path).expanduser()
+        files.only_regular(place)
         try:
             if _is_saved(place):
                 return library.load_from_disk(str(place))
