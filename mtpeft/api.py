@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mtpeft.errors import NotApplicable as NotApplicable
     from mtpeft.errors import UsageError as UsageError
     from mtpeft.errors import did_you_mean as did_you_mean
+    from mtpeft.files import open_regular as open_regular
     from mtpeft.hookspecs import API_VERSION as API_VERSION
     from mtpeft.hookspecs import hookimpl as hookimpl
     from mtpeft.names import SHARED as SHARED
@@ -109,6 +110,7 @@ _WHERE = {
     "mtpeft.backbone.extract": ["evaluating"],
     "mtpeft.backbone.features": ["Features", "FeaturesInfo", "ImageConfig"],
     "mtpeft.backbone.pyramid": ["FeaturePyramid"],
+    "mtpeft.files": ["open_regular"],
     "mtpeft.plugins": ["resolve"],
     "mtpeft.peft.module_map": ["ModuleMap"],
     "mtpeft.names": ["SHARED"],

@@ -39,10 +39,10 @@ def run(config: Config, *, resume: bool, from_run: Path | None, dry_run: bool, j
         session = Session.start(config, progress=progress, source=from_run)
     results = session.train().to_json()
     if json:
-        print_json({"run": config.output.dir, **results})
+        print_json({"run": config.output.dir, "caveats": session.run.caveats, **results})
         return
     print(render(results, terminal()))
-    print("\n" + paragraph([("run", config.output.dir)]))
+    print("\n" + paragraph([*(("note", caveat) for caveat in session.run.caveats), ("run", config.output.dir)]))
 
 
 def _rehearsal(report: dict[str, Any]) -> Iterator[Line]:

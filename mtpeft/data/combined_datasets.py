@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
@@ -67,10 +66,7 @@ class Chosen(Dataset):
         return self.whole.shown(self.indices[index])
 
     def manifest(self) -> dict[str, Any]:
-        """Where the whole says what each sample shows, the histogram counts the samples that show a class."""
-        about = {"count": len(self), "drawn": self.indices, "from": self.whole.manifest()}
-        counts = shown_counts(self)
-        return about if counts is None else {**about, "histogram": counts}
+        return {"count": len(self), "drawn": self.indices, "from": self.whole.manifest()}
 
 
 class Subsample(Chosen):
@@ -105,13 +101,3 @@ def to_train_on(whole: Dataset, task: Task, seed: int) -> Dataset:
             raise UsageError(message, hint="[k, n] is the k-th of n parts: k from 1 to n")
         whole = Dealt(whole, number, parts, seed)
     return Subsample(whole, task.samples, seed) if 0 < task.samples < len(whole) else whole
-
-
-def shown_counts(data: Dataset) -> dict[str, int] | None:
-    """How many samples show each class; None where the data does not say."""
-    counts: Counter[str] = Counter()
-    for index in range(len(data)):
-        if (names := data.shown(index)) is None:
-            return None
-        counts.update(names)
-    return {name: counts[name] for name in data.classes}

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from mtpeft.data.combined_datasets import JoinedSplits, to_train_on
 from mtpeft.data.decoded_cache import Decoded, place
+from mtpeft.data.label_checks import recorded
 from mtpeft.errors import DataError, UsageError
 from mtpeft.task import SPLITS, Dataset, Split, Task
 
@@ -61,7 +62,7 @@ class OpenedData:
 
     def manifest(self) -> dict[str, Any]:
         """What each split of each task records of itself."""
-        return {n: {split: self.dataset(n, split).manifest() for split in self.splits} for n in self.tasks}
+        return {n: {split: recorded(self.dataset(n, split)) for split in self.splits} for n in self.tasks}
 
     def _open(self, name: str, split: str) -> Dataset:
         samples = self.tasks[name].dataset(cast(Split, split), seed=self.seed)

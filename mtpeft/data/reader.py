@@ -109,6 +109,7 @@ def open_data(data: str, split: Split, *, gives: str, seed: int = 0, classes: Se
         name = data.partition(":")[0]
         raise UsageError(f'reader "{name}" gives no {gives}', hint=f"its samples have: {', '.join(reader.gives)}.")
     dataset = reader.read(path, split, gives=gives, seed=seed)
+    dataset.left_out = tuple(reader.noticed)
     if len(dataset) == 0:
         raise DataError(f'"{data}" has no samples for the split "{split}"', hint="check the path and its split files")
     return dataset

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from mtpeft.data.label_checks import label_errors, listed, unlearned
+from mtpeft.data.label_checks import Allowed, label_errors, listed, unlearned, unshown
 from mtpeft.data.reader import open_reader
 from mtpeft.errors import DataError, MtpeftError
 from mtpeft.inspection.choice import Choice
@@ -171,9 +171,9 @@ def _read(found: Survey, name: str, progress: Progress) -> None:
 
 def _judge(found: Survey) -> None:
     """What follows from the whole: classes, empty samples and duplicates."""
-    for error in label_errors("the data", found.histograms):
+    for error in label_errors("the data", found.histograms, Allowed.by(found.task)):
         found.add(error)
-    told = {label for labels in unlearned(found.histograms).values() for label in labels}
+    told = {*unshown(found.histograms), *(name for names in unlearned(found.histograms).values() for name in names)}
     for name, split in found.splits.items():
         lacking = [label for label, count in split.histogram.items() if not count and label not in told]
         if lacking and len(lacking) < len(split.histogram):

@@ -38,6 +38,8 @@ class Run:
         inherited: the tasks that another run trained and this one does not.
         matrix: the results so far, of the runs it was started from too.
         first_stage: number of stages that other runs made before.
+        caveats: where a score means nothing, for the summary.
+        remarks: what the data holds that is not read.
     """
 
     config: Config
@@ -53,6 +55,8 @@ class Run:
     inherited: tuple[str, ...] = ()
     first_stage: int = 0
     matrix: ResultMatrix = field(default_factory=lambda: ResultMatrix({}, []))
+    caveats: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -107,6 +107,8 @@ class Session:
         self.channel.listeners.append(self.log)
         try:
             self.channel.tell(RunBegan(str(self.run.folder), tuple(self.run.tasks), self.loop.at.updates))
+            for remark in (*self.run.remarks, *self.run.caveats):
+                self.channel.tell(Remark(f"note: {remark}"))
             checkpoint.restore_random(self.random)
             self.go_on()
             self.finish()

@@ -12,7 +12,7 @@ import torch
 from mtpeft import backbone as backbones
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
-from mtpeft.data.label_checks import label_errors
+from mtpeft.data.label_checks import Allowed, histograms, label_errors, label_warnings, left_out
 from mtpeft.data.opened import OpenedData
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.evaluation import ResultMatrix, TaskRecord
@@ -102,13 +102,17 @@ def check_labels(run: Run) -> None:
         DataError: for data that a reader refuses, a split without labels, or a class that is never shown in training.
     """
     for name, task in run.tasks.items():
+        what, allowed = f'task "{name}"', Allowed.by(task)
         splits = {split: run.dataset(name, split) for split in run.data.splits}
         if not task.data:
+            shown = {"train": dict.fromkeys(splits["train"].classes, 1)}
+            run.caveats += label_warnings(what, shown, allowed)
             continue  # the embedded data is as it should be
-        manifests = {split: data.manifest() for split, data in splits.items()}
-        shown = {split: about["histogram"] for split, about in manifests.items() if "histogram" in about}
-        for error in label_errors(f'task "{name}"', shown, allow_missing=task.missing_classes == "allow"):
+        shown = histograms({split: data.manifest() for split, data in splits.items()})
+        for error in label_errors(what, shown, allowed):
             raise error
+        run.caveats += label_warnings(what, shown, allowed)
+        run.remarks += left_out(what, splits.values())
 
 
 def check_groups(tasks: Mapping[str, Task], host: Host) -> None:

@@ -26,6 +26,7 @@ from PIL import Image
 
 from mtpeft.api import SPLITS, Dataset, Sample, UsageError, did_you_mean
 from mtpeft_tasks import relief
+from mtpeft_tasks.maps import BACKGROUND
 from mtpeft_tasks.maps import NAMES as MAP_NAMES
 
 Kind = Literal["cls", "det", "seg", "depth", "normals", "saliency", "edges"]
@@ -101,7 +102,7 @@ class Digits(Dataset):
     """
 
     def __init__(self, kind: Kind, split: str, *, seed: int = 0, classes: Sequence[str] = ()) -> None:
-        for what, asked, known in (("split", [split], SPLITS), ("class", classes, (*NAMES, "background"))):
+        for what, asked, known in (("split", [split], SPLITS), ("class", classes, (*NAMES, BACKGROUND))):
             for name in asked:
                 if name not in known:
                     raise UsageError(f'the embedded digits have no {what} "{name}"', hint=did_you_mean(name, known))
@@ -109,7 +110,7 @@ class Digits(Dataset):
         shown = [name for name in classes if name in NAMES] or NAMES
         self.digits = tuple(sorted(int(name) for name in shown))
         names = tuple(NAMES[digit] for digit in self.digits)
-        self.classes = MAP_NAMES.get(kind) or (("background", *names) if kind == "seg" else names)
+        self.classes = MAP_NAMES.get(kind) or ((BACKGROUND, *names) if kind == "seg" else names)
 
     def __len__(self) -> int:
         return SCENES[self.kind][self.split]
@@ -124,6 +125,10 @@ class Digits(Dataset):
     def scene(self, index: int) -> Scene:
         """The scene of an index; its labels are digits, whatever classes were asked for."""
         return _scene(self.seed, self.split, index, 1 if self.kind == "cls" else 5, self.digits)
+
+    def shown(self, index: int) -> frozenset[str]:
+        names = {NAMES[label] for label in self.scene(index).labels}
+        return frozenset({*names, *({BACKGROUND} if self.kind == "seg" else ())})
 
     def _target(self, scene: Scene) -> dict[str, Any]:
         labels = np.searchsorted(self.digits, scene.labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,15 +38,15 @@ class ImageTask(Task, ABC):
     fit: Fit = "stretch"
 
     def dataset(self, split: Split, *, seed: int = 0) -> Dataset:
-        data = self._read(split, seed)
+        data = self._read(split, seed, self.classes)
         if self.flip:
             check_flip(data.classes, self.flip_pairs)
         return data
 
-    def _read(self, split: Split, seed: int) -> Dataset:
+    def _read(self, split: Split, seed: int, classes: Sequence[str]) -> Dataset:
         if not self.data:
-            return Digits(self.digits, split, seed=seed, classes=self.classes)
-        return open_data(self.data, split, gives=self.gives, seed=seed, classes=self.classes)
+            return Digits(self.digits, split, seed=seed, classes=classes)
+        return open_data(self.data, split, gives=self.gives, seed=seed, classes=classes)
 
     def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
         return build(image, train=train, augment=self.augment, flip=self.flip, flip_pairs=self.flip_pairs, fit=self.fit)

@@ -14,6 +14,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 IGNORED = 255
+BACKGROUND = "background"
+"""The class of pixels that are nothing else."""
 
 
 class Map(tv_tensors.Mask):

@@ -66,4 +66,5 @@ def grown(old: Tensor, count: int, std: float = 0.0) -> Tensor:
 
 def unseen(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
     """Those of ``names`` not in ``classes``, each once, in order."""
-    return tuple(name for name in dict.fromkeys(names) if name not in classes)
+    known = frozenset(classes)
+    return tuple(name for name in dict.fromkeys(names) if name not in known)

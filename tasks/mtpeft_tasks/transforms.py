@@ -264,8 +264,9 @@ def _tensors(target: dict[str, Any]) -> dict[str, Any]:
 
 def _wrap(target: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     target = dict(target)
-    if "boxes" in target:
-        target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"].clone(), format="XYXY", canvas_size=size)
+    for name in ("boxes", "ignored"):
+        if name in target:
+            target[name] = tv_tensors.BoundingBoxes(target[name].clone(), format="XYXY", canvas_size=size)
     return target | {name: MAPS[name](target[name]) for name in target if name in MAPS}
 
 

@@ -15,8 +15,12 @@ from mtpeft.task import Dataset
 from mtpeft.training.setup import setup
 
 
+def names(data: Dataset) -> list[str]:
+    return [data[index].name for index in range(len(data))]
+
+
 def read(data: Dataset) -> str:
-    return "".join(data[index].name for index in range(len(data)))
+    return "".join(names(data))
 
 
 def test_joined_is_one_after_another() -> None:
@@ -52,11 +56,9 @@ def test_a_stream_of_tasks_meets_each_sample_of_its_data_once() -> None:
     settings = [f"tasks.{name}.part=[{number},3]" for number, name in enumerate(("one", "two", "three"), 1)]
     tasks = "one=colours,two=colours,three=colours"
     run = setup(load(None, Overrides({"--tasks": tasks, "--method": "toy", "--backbone": "tiny"}, settings)))
-    met = [
-        run.dataset(name, "train")[index].name for name in run.tasks for index in range(len(run.dataset(name, "train")))
-    ]
+    met = [sample for name in run.tasks for sample in names(run.dataset(name, "train"))]
     whole = run_with().dataset("colours", "train")
-    assert sorted(met) == sorted(whole[index].name for index in range(len(whole)))
+    assert sorted(met) == sorted(names(whole))
     assert [len(run.dataset(name, "test")) for name in run.tasks] == [len(run_with().dataset("colours", "test"))] * 3
 
 

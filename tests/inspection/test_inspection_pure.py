@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mtpeft.data.label_checks import label_errors, listed, unlearned
+from mtpeft.data.label_checks import Allowed, label_errors, label_warnings, listed, unlearned
 from mtpeft.inspection.duplicates import BITS, Twins, find_twins, fingerprint
 from mtpeft.inspection.survey import size_statistics
 
@@ -42,8 +42,40 @@ def test_classes_that_training_never_shows_are_an_error_unless_allowed():
     (error,) = label_errors("it", counts)
     assert error.message == 'it shows "emu" in the split test, but never in train'
     assert 'missing_classes = "allow"' in error.hint
-    assert list(label_errors("it", counts, allow_missing=True)) == []
+    assert list(label_errors("it", counts, Allowed(missing=True))) == []
     assert unlearned({"train": {"a": 0}, "test": {"a": 1}}) == {}
+
+
+def test_a_class_that_no_sample_shows_is_an_error_unless_allowed():
+    counts = {"train": {"cat": 3, "emu": 0}, "test": {"cat": 1, "emu": 0}}
+    (error,) = label_errors("it", counts)
+    assert error.message == 'it names "emu", which no sample of any split shows' and "degenerate" in error.hint
+    assert list(label_errors("it", counts, Allowed(degenerate=True))) == []
+    (warning,) = label_warnings("it", counts)
+    assert warning == 'it has outputs for "emu", which no sample shows: its scores leave them out'
+
+
+def test_a_choice_needs_two_classes_unless_allowed():
+    counts = {"train": {"cat": 3}, "test": {"cat": 1}}
+    assert list(label_errors("it", counts, Allowed(fewest=1))) == [] == list(label_warnings("it", counts, Allowed(1)))
+    (error,) = label_errors("it", counts, Allowed(fewest=2))
+    assert error.message == 'it shows one class only, "cat": every answer would be right'
+    for allowed in (Allowed(fewest=2, degenerate=True), Allowed(fewest=2, grows=True)):
+        assert list(label_errors("it", counts, allowed)) == []
+        (warning,) = label_warnings("it", counts, allowed)
+        assert 'trains one class, "cat"' in warning and "means nothing" in warning
+
+
+COUNTS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2))
+
+
+@given(
+    st.dictionaries(st.sampled_from(["train", "val", "test"]), COUNTS),
+    st.builds(Allowed, st.integers(1, 2), st.booleans(), st.booleans(), st.booleans()),
+)
+def test_what_is_allowed_is_never_more_strict(counts, allowed):
+    strict = {error.message for error in label_errors("it", counts, Allowed(fewest=2))}
+    assert {error.message for error in label_errors("it", counts, allowed)} <= strict
 
 
 def test_names_are_listed_and_cut():

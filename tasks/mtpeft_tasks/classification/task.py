@@ -32,6 +32,7 @@ class Classification(ImageTask):
     digits: ClassVar[Kind] = "cls"
     gives: ClassVar[str] = "label"
     classifies: ClassVar[bool] = True
+    fewest_classes: ClassVar[int] = 2
 
     label_smoothing: Fraction = 0.0
 

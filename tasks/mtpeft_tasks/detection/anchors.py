@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -80,6 +80,19 @@ def ladder(image_size: Sequence[int], strides: Sequence[int], scales: int = 0) -
     steps = max(scales * len(strides) - 1, 1)
     sizes = [least * span ** (step / steps) for step in range(scales * len(strides))]
     return [tuple(sizes[start : start + scales]) for start in range(0, len(sizes), scales)]
+
+
+def centred_in(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Which anchors ``(P,) bool`` have their centre in one of the boxes ``(N, 4)``."""
+    centres = (anchors[:, None, :2] + anchors[:, None, 2:]) / 2  # (P, 1, 2)
+    return ((centres >= boxes[:, :2]) & (centres <= boxes[:, 2:])).all(-1).any(1)
+
+
+def overlooked(anchors: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+    """Which anchors ``(P,) bool`` look at what a target says to ignore, and at none of its boxes."""
+    if "ignored" not in target:
+        return anchors.new_zeros(len(anchors), dtype=torch.bool)
+    return centred_in(anchors, target["ignored"]) & ~centred_in(anchors, target["boxes"])
 
 
 def _around_centres(level: Tensor, stride: int, boxes: Tensor) -> Tensor:

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mtpeft.api import FeaturePyramid, Features, FeaturesInfo, Head
-from mtpeft_tasks.detection.anchors import CellAnchors
+from mtpeft_tasks.detection.anchors import CellAnchors, overlooked
 from mtpeft_tasks.names import known_positions, unseen
 
 _LOSSES = {"classification": "classification", "bbox_regression": "regression", "bbox_ctrness": "centerness"}
+
+_NEVER = -100.0
+"""A logit so low that the focal loss of the background is 0, and has no gradient."""
 
 
 @dataclass
@@ -67,7 +71,8 @@ class Detector(Head):
         """Each a mean over the images of what that image alone would give.
 
         Args:
-            targets: ``boxes (N, 4)``, in pixels of the model's input, and ``labels (N,)``, indices into ``classes``.
+            targets: ``boxes (N, 4)``, in pixels of the model's input, ``labels (N,)``, indices into ``classes``, and
+                maybe ``ignored (M, 4)``: what is found there costs nothing.
         """
 
     @abstractmethod
@@ -94,7 +99,8 @@ class Detector(Head):
     def _known(self, target: dict[str, Any]) -> dict[str, Tensor]:
         """Boxes and labels, the latter as indices into the head's classes."""
         labels = known_positions([target["classes"][label] for label in target["labels"].tolist()], self.classes)
-        return {"boxes": target["boxes"], "labels": labels.to(target["boxes"].device)}
+        ignored = {name: target[name] for name in ("ignored",) if name in target}
+        return {"boxes": target["boxes"], "labels": labels.to(target["boxes"].device), **ignored}
 
     def _outputs(
         self, features: Features, maps: list[Tensor], named: dict[str, Tensor], levels: tuple[Tensor, ...] = ()
@@ -120,7 +126,10 @@ class OneStage(Detector):
         return self._outputs(features, maps, self.detector.head(maps))
 
     def losses(self, outputs: Outputs, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        found = self.compute(targets, outputs.named, [outputs.anchors] * len(targets), outputs.counts)
+        ignored = torch.stack([overlooked(outputs.anchors, target) for target in targets])
+        logits = outputs.named["cls_logits"].masked_fill(ignored[..., None], _NEVER)
+        named = {**outputs.named, "cls_logits": logits}
+        found = self.compute(targets, named, [outputs.anchors] * len(targets), outputs.counts)
         return {_LOSSES[name]: value for name, value in found.items()}
 
     @abstractmethod

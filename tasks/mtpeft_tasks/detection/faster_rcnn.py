@@ -15,11 +15,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 from torchvision.ops import box_area, roi_align
 
 from mtpeft.api import Count, Features, FeaturesInfo, Fraction, Whole
-from mtpeft_tasks.detection.anchors import anchors_for
+from mtpeft_tasks.detection.anchors import anchors_for, overlooked
 from mtpeft_tasks.detection.detector import Detector, Outputs
 from mtpeft_tasks.names import Width, grown
 
 _ANCHORS_SEEN, _ANCHOR_SHARE, _REGION_SHARE = 64, 0.5, 0.25
+_LEFT_OUT = -1  # a label of what neither a loss nor `shares` counts
 _BETA = 1 / 9  # torchvision's, of its smooth L1 losses
 
 
@@ -115,6 +116,8 @@ class FasterRCNNDetector(Detector):
     def _anchor_losses(self, outputs: Outputs, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         anchors = [outputs.anchors] * len(targets)
         found, boxes = (torch.stack(each) for each in self.regions.assign_targets_to_anchors(anchors, targets))
+        ignored = torch.stack([overlooked(outputs.anchors, target) for target in targets])
+        found = found.masked_fill(ignored & (found == 0), _LEFT_OUT)
         share = shares(found, self.regions.fg_bg_sampler) / len(targets)  # (B, P)
         objectness, deltas = outputs.named["objectness"], outputs.named["bbox_regression"]
         image, anchor = torch.nonzero(found >= 1, as_tuple=True)
@@ -128,6 +131,8 @@ class FasterRCNNDetector(Detector):
         boxes, names = [target["boxes"] for target in targets], [target["labels"] + 1 for target in targets]
         proposals = self.look.add_gt_proposals(self._proposals(outputs), boxes)
         matched, found = self.look.assign_targets_to_proposals(proposals, boxes, names)
+        ignored = (overlooked(boxes, target) for boxes, target in zip(proposals, targets, strict=True))
+        found = [row.masked_fill(one & (row == 0), _LEFT_OUT) for row, one in zip(found, ignored, strict=True)]
         share = torch.cat([shares(labels, self.look.fg_bg_sampler) for labels in found]) / len(targets)
         labels = torch.cat(found)
         logits, deltas = self._looked(outputs, proposals)
@@ -136,7 +141,7 @@ class FasterRCNNDetector(Detector):
         truth = torch.cat([box[index[label >= 1]] for box, index, label in pairs])
         wanted = self.look.box_coder.encode_single(truth, torch.cat(proposals)[row])
         return {
-            "classification": (share * functional.cross_entropy(logits, labels, reduction="none")).sum(),
+            "classification": (share * functional.cross_entropy(logits, labels.clamp(min=0), reduction="none")).sum(),
             "regression": _box_loss(deltas.unflatten(1, (-1, 4))[row, labels[row]], wanted, share[row]),
         }
 

@@ -16,25 +16,29 @@ from mtpeft_tasks.detection.average_precision import AveragePrecision
 from mtpeft_tasks.detection.detector import Detector, Outputs
 from mtpeft_tasks.detection.heads import HEADS
 from mtpeft_tasks.digits import Kind
-from mtpeft_tasks.images import ImageTask
 from mtpeft_tasks.names import make_head
+from mtpeft_tasks.some_classes import Others, SomeClasses
 from mtpeft_tasks.transforms import boxes_to_size
 
 _SHOWN = 0.3
 
 
 @dataclass
-class Detection(ImageTask):
+class Detection(SomeClasses):
     """Boxes with classes; without ``data``, scenes of 1 to 5 handwritten digits.
 
     A target has ``boxes (N, 4)``, xyxy in pixels of the input in training and of the image in evaluation, ``labels
-    (N,)``, indices into its own ``classes``, and maybe ``difficult (N,)``. An image may hold no object. Heads:
-    ``fcos`` (the default), ``retinanet``, ``faster-rcnn``.
+    (N,)``, indices into its own ``classes``, and maybe ``difficult (N,)`` and ``ignored (M, 4)``, boxes in which
+    nothing is held against what is found. An image may hold no object. Heads: ``fcos`` (the default), ``retinanet``,
+    ``faster-rcnn``.
     """
 
     metric_name: ClassVar[str] = "AP"
     digits: ClassVar[Kind] = "det"
     gives: ClassVar[str] = "boxes"
+    native: ClassVar[Others] = "background"
+
+    others: Others = "background"
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
         return make_head(HEADS, self.head_config, info, classes)

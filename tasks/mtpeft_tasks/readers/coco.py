@@ -58,7 +58,7 @@ class Coco(ShapeReader):
         tables = {name: load(file) for name, file in self.tested(found).items()}
         names = self.members({name: list(table.pictures) for name, table in tables.items()}, split, seed)
         table = tables[split if split in tables else "train"]
-        for problem in table.problems:
+        for problem in (*table.problems, *table.flaws[gives].values()):
             self.report(problem)
         base = self._base(root, table)
         every = list(dict.fromkeys(name for one in tables.values() for name in one.classes))
@@ -112,7 +112,7 @@ class Coco(ShapeReader):
             message = f"{where} is {picture.width} x {picture.height}, its image {width} x {height}"
             raise DataError(message, hint="correct width and height; the image counts as it is shown, turned upright")
         item = Annotated(image, name, (height, width), table.file)
-        return self.filled(item, table.objects[picture.id], kept, gives)
+        return self.filled(item, table.of(picture, gives), kept, gives)
 
 
 def _find(path: Path) -> tuple[Path, dict[str, Path]]:
@@ -157,9 +157,5 @@ def _missing(place: Path, name: str, where: str) -> DataError | None:
 
 
 def _looks_right(file: Path) -> bool:
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(_GLANCE)
-    except OSError:
-        return False
+    start = files.beginning(file, _GLANCE)
     return any(b'"%b"' % section in start for section in (b"images", b"annotations", b"categories"))

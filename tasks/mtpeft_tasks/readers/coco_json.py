@@ -8,17 +8,28 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, Strict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, Strict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from mtpeft.api import DataError
+from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.boxes import Object
-from mtpeft_tasks.readers.shapes import Shape, polygons, runs
+from mtpeft_tasks.readers.shapes import Box, Shape, polygons, runs
 from mtpeft_tasks.readers.typed import in_words
 
-_Id = Annotated[int, Strict()] | Annotated[str, Strict()]
+
+def _whole(value: Any) -> Any:
+    """A float of no fraction as the integer that it was before an exporter touched it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _flag(value: Any) -> Any:
+    return False if value is None else _whole(value)
+
+
+_Id = Annotated[Annotated[int, Strict()] | Annotated[str, Strict()], BeforeValidator(_whole)]
 _Text = Annotated[str, Strict(), Field(min_length=1)]
-_Side = Annotated[int, Strict(), Field(gt=0)]
+_Side = Annotated[int, Strict(), Field(gt=0), BeforeValidator(_whole)]
 _Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 
 
@@ -42,16 +53,24 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of ``annotations``; ``bbox`` is left, top, width and height."""
+    """An entry of ``annotations``; what its use needs of ``bbox`` and ``segmentation`` is checked then."""
 
     image_id: _Id
     category_id: _Id
-    bbox: tuple[_Number, _Number, _Number, _Number] | None = None
+    bbox: Any = None
     segmentation: Any = None
-    iscrowd: bool = False
+    iscrowd: Annotated[bool, BeforeValidator(_flag)] = False
     id: _Id | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """What is checked of an entry for boxes: left, top, width and height."""
+
+    bbox: tuple[_Number, _Number, _Number, _Number]
+
+
+_PLACED = TypeAdapter(_Placed)
 T = TypeVar("T")
 Row = TypeVar("Row", Category, Picture)
 
@@ -65,6 +84,8 @@ class Table:
         objects: those of each picture, by its id.
         classes: the names of all categories, in the order of their ids.
         problems: what was left out, and why.
+        flaws: what is wrong with objects for one use of them, by target and number: a box may be right whose
+            segmentation is not.
     """
 
     file: Path
@@ -72,6 +93,11 @@ class Table:
     objects: dict[int | str, list[Object]]
     classes: tuple[str, ...]
     problems: tuple[DataError, ...]
+    flaws: dict[str, dict[int, DataError]]
+
+    def of(self, picture: Picture, gives: str) -> list[Object]:
+        """The objects of a picture that can be used for a target."""
+        return [found for found in self.objects[picture.id] if found.number not in self.flaws[gives]]
 
     def used(self) -> set[str]:
         """The classes that some object has."""
@@ -99,7 +125,7 @@ def _load(file: Path, modified: int, size: int) -> Table:
     names = {category.id: name for name, (_, category) in categories.items()}
     objects = parser.objects(names, [picture.id for _, picture in pictures.values()])
     ordered = sorted(names, key=lambda id_: (isinstance(id_, str), id_))
-    return Table(file, pictures, objects, tuple(names[id_] for id_ in ordered), tuple(parser.problems))
+    return Table(file, pictures, objects, tuple(names[id_] for id_ in ordered), tuple(parser.problems), parser.flaws)
 
 
 class _Parser:
@@ -108,8 +134,9 @@ class _Parser:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.problems: list[DataError] = []
+        self.flaws: dict[str, dict[int, DataError]] = {"boxes": {}, "mask": {}}
         try:
-            self.tree = from_json(file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+            self.tree = from_json(files.read_bytes(file).removeprefix(b"\xef\xbb\xbf"))
         except ValueError as error:
             raise DataError(f'"{file}" is not valid json: {error}', hint="repair it, or export it again") from None
 
@@ -156,28 +183,46 @@ class _Parser:
                 self.problem("annotations", number, f".category_id {entry.category_id!r} is the id of no category")
             elif entry.id is not None and entry.id in ids:
                 self.problem("annotations", number, f".id {entry.id!r} is there twice")
-            elif found := self.object(number, entry, names[entry.category_id]):
-                objects[entry.image_id].append(found)
+            else:
+                objects[entry.image_id].append(self.object(number, entry, names[entry.category_id]))
             ids.add(entry.id)
         return objects
 
-    def object(self, number: int, entry: Entry, label: str) -> Object | None:
+    def object(self, number: int, entry: Entry, label: str) -> Object:
+        """An object, with what is wrong with it for boxes and for masks among the flaws."""
+        shape, box = self.shape(number, entry), self.box(number, entry)
+        if box is None and shape is not None and entry.bbox is None:
+            box = shape.extent()
+        elif box is None and entry.bbox is None:
+            self.flaw("boxes", number, " has neither bbox nor segmentation")
+        return Object(number, label, box or (0.0, 0.0, 0.0, 0.0), entry.iscrowd, shape)
+
+    def shape(self, number: int, entry: Entry) -> Shape | None:
         try:
-            shape = _shape(entry.segmentation)
+            return _shape(entry.segmentation)
         except ValueError as error:
-            self.problem("annotations", number, f".segmentation: {error}")
+            self.flaw("mask", number, f".segmentation: {error}")
             return None
-        if entry.bbox is not None:
-            left, top, width, height = entry.bbox
-            return Object(number, label, (left, top, left + width, top + height), entry.iscrowd, shape)
-        if shape is not None:
-            return Object(number, label, shape.extent(), entry.iscrowd, shape)
-        self.problem("annotations", number, " has neither bbox nor segmentation")
-        return None
+
+    def box(self, number: int, entry: Entry) -> Box | None:
+        if entry.bbox is None:
+            return None
+        try:
+            left, top, width, height = _PLACED.validate_python({"bbox": entry.bbox}).bbox
+        except ValidationError as error:
+            self.flaw("boxes", number, in_words(error))
+            return None
+        return left, top, left + width, top + height
+
+    def flaw(self, gives: str, number: int, what: str) -> None:
+        self.flaws[gives][number] = _wrong(self.file, "annotations", number, what)
 
     def problem(self, section: str, number: int, what: str) -> None:
-        message = f'"{self.file}", {section}[{number}]{what}'
-        self.problems.append(DataError(message, hint="correct the entry, or remove it"))
+        self.problems.append(_wrong(self.file, section, number, what))
+
+
+def _wrong(file: Path, section: str, number: int, what: str) -> DataError:
+    return DataError(f'"{file}", {section}[{number}]{what}', hint="correct the entry, or remove it")
 
 
 def _shape(segmentation: Any) -> Shape | None:

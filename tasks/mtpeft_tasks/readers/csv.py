@@ -27,9 +27,9 @@ from mtpeft_tasks.readers.labels import (
     image_root,
     labels_of,
 )
+from mtpeft_tasks.readers.splits import by_split, split_of
 from mtpeft_tasks.readers.table import DELIMITERS, Row, Table, read_table
 
-_SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 _MARKS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
@@ -116,11 +116,11 @@ class Csv(LabelReader):
     def _split(self, row: Row) -> str:
         if self.split not in row.cells:
             return "train"
-        text = row.cells[self.split].lower()
-        if (split := _SPLITS.get(text, text)) in SPLITS:
+        text = row.cells[self.split]
+        if (split := split_of(text)) is not None:
             return split
         message = f'{row.where}: {self.split} "{row.cells[self.split]}" is no split'
-        raise DataError(message, hint=did_you_mean(text, SPLITS))
+        raise DataError(message, hint=did_you_mean(text.lower(), SPLITS))
 
 
 def _tables(place: Path) -> dict[str, Path]:
@@ -136,9 +136,9 @@ def _tables(place: Path) -> dict[str, Path]:
 def _in_folder(folder: Path) -> dict[str, Path]:
     visible = (file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     found = sorted(file for file in visible if file.suffix.lower() in DELIMITERS)
-    named = {file.stem: file for file in found if file.stem in SPLITS}
+    named = by_split(found)
     if "train" in named:
-        return named
+        return dict(named)
     return {"": found[0]} if len(found) == 1 else {}
 
 

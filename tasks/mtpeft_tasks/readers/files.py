@@ -3,21 +3,107 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
-from mtpeft.api import DataError, UsageError, did_you_mean
+from mtpeft.api import DataError, UsageError, did_you_mean, open_regular
 from mtpeft_tasks.transforms import orientation, to_rgb
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+_NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+"""Formats that Pillow knows and does not decode itself: it calls another program for them, or nothing at all."""
+_WITH_A_PLUGIN = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+"""Endings of images that Pillow reads where the package is installed and its plugin registered."""
+_USUAL = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2"}
 IMAGES = ("images", "JPEGImages", "img")
 """How layouts that keep images apart from their labels name the folder of images."""
 HELD_OUT = {"test": 0.2, "val": 0.1}
 Item = TypeVar("Item")
+
+
+def formats() -> list[str]:
+    """The formats of Pillow, and of the plugins registered with it, that images are decoded from."""
+    Image.init()
+    return sorted(set(Image.OPEN) - _NOT_PICTURES)
+
+
+def suffixes() -> frozenset[str]:
+    """How the names of files in these formats end: ``.jpg``, ``.jfif``, ``.avif``, ``.jp2``, ...
+
+    Pillow reads ``.heic`` and ``.jxl`` where a plugin (pillow-heif, pillow-jxl-plugin) is registered with it.
+    """
+    known = set(formats())
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in known)
+
+
+def unread(file: Path, where: str = "") -> DataError:
+    """What to say of a file that is left out because it is no image by its name."""
+    known = ", ".join(sorted(suffixes() & _USUAL))
+    package = _WITH_A_PLUGIN.get(file.suffix.lower())
+    hint = f"pip install {package}, and register it with Pillow" if package else f"images end in {known}, ..."
+    return DataError(f'"{file}" is no image{where} by its name, and left out', hint=hint)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A regular file as bytes to read: a FIFO, a device or a socket would block for ever.
+
+    Raises:
+        DataError: naming the file, where it is missing, cannot be opened, or is none.
+    """
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        raise DataError(f'"{path}" does not exist', hint="add it, or correct the name") from None
+    except (OSError, ValueError) as error:  # the last: a NUL in the path
+        said = getattr(error, "strerror", None) or error
+        raise DataError(f'"{path}" cannot be read: {said}', hint="put a regular file there") from None
+    with file:
+        yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """What is in a regular file.
+
+    Raises:
+        DataError: naming the file.
+    """
+    with opened(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise DataError(f'"{path}" cannot be read: {error.strerror}', hint="replace the file") from None
+
+
+def only_regular(root: Path) -> None:
+    """Refuse what a library that opens files by itself would wait on for ever.
+
+    Raises:
+        DataError: naming a FIFO, a device or a socket below the folder.
+    """
+    pending = [os.fspath(root)] if root.is_dir() else []
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif not entry.is_file() and not entry.is_dir() and Path(entry.path).exists():
+                    raise DataError(f'"{entry.path}" is no regular file', hint="remove it from the data")
+
+
+def beginning(path: Path, size: int) -> bytes:
+    """The first bytes of a regular file; nothing of any other."""
+    try:
+        with opened(path) as file:
+            return file.read(size)
+    except (DataError, OSError):
+        return b""
 
 
 def read_image(path: Path) -> Image.Image:
@@ -54,7 +140,7 @@ def decode(path: Path) -> Image.Image:
         DataError: naming the file.
     """
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=formats()) as image:
             image.load()
             return image
     except Exception as error:  # on damaged bytes decoders raise nearly anything
@@ -72,7 +158,8 @@ def image_size(path: Path | str, content: bytes | None = None) -> tuple[int, int
         DataError: naming the file.
     """
     try:
-        with Image.open(path if content is None else BytesIO(content)) as image:
+        file = open_regular(Path(path)) if content is None else BytesIO(content)
+        with file, Image.open(file, formats=formats()) as image:
             turned = orientation(image) >= 5 and image.format != "TIFF"  # of a TIFF, Pillow gives the upright size
             return (image.width, image.height) if turned else (image.height, image.width)
     except Exception as error:
@@ -82,7 +169,8 @@ def image_size(path: Path | str, content: bytes | None = None) -> tuple[int, int
 def _unreadable(path: Path | str, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f'image "{path}" does not exist', hint="check the path, or the list that names it")
-    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).split("\n")[0]
+    said = getattr(error, "strerror", None) or str(error).split("\n")[0]
+    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else said
     return DataError(f'image "{path}" cannot be read: {reason}', hint="remove the file or replace it")
 
 
@@ -156,7 +244,37 @@ def first_file(root: Path, names: Iterable[str]) -> Path | None:
 
 def images_in(path: Path) -> list[Path]:
     """The image files directly in a folder, sorted by name."""
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    known = suffixes()
+    return sorted(file for file in path.iterdir() if is_image(file, known))
+
+
+def is_image(file: Path, known: Container[str]) -> bool:
+    """Whether a file is an image by its name; hidden ones are not."""
+    return file.suffix.lower() in known and not file.name.startswith(".")
+
+
+def images_under(path: Path) -> tuple[list[Path], list[Path]]:
+    """The images in a folder and all folders below it, each once, and the other files; hidden ones are neither.
+
+    Links to folders are followed, and a folder that was met before is not entered again.
+    """
+    known, images, others = suffixes(), [], []
+    for file in sorted(files_under(path)):
+        (images if is_image(file, known) else others).append(file)
+    return images, others
+
+
+def files_under(path: Path) -> Iterator[Path]:
+    """Every file in a folder and in all folders below it that are not hidden."""
+    met: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(path, followlinks=True):
+        state = Path(place).stat()
+        if (state.st_dev, state.st_ino) in met:
+            folders.clear()
+            continue
+        met.add((state.st_dev, state.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def read_lines(path: Path) -> list[str]:
@@ -166,11 +284,10 @@ def read_lines(path: Path) -> list[str]:
         DataError: where it is not UTF-8 text, or cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f'list "{path}" is not UTF-8 text', hint="write one entry per line") from None
-    except OSError as error:
-        raise DataError(f'list "{path}" cannot be read: {error.strerror}', hint="check the path and the file") from None
+    lines = text.replace("\r", "\n").split("\n")
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -197,10 +314,16 @@ def asked_classes(known: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...
     Raises:
         UsageError: for a class that the data does not have.
     """
+    there, chosen = frozenset(known), frozenset(wanted)
     for name in wanted:
-        if name not in known:
+        if name not in there:
             raise UsageError(f'the data has no class "{name}"', hint=did_you_mean(name, known))
-    return tuple(name for name in known if name in wanted) if wanted else tuple(known)
+    return tuple(name for name in known if name in chosen) if wanted else tuple(known)
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that stand more than once, in order."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def fill_splits(splits: Mapping[str, Sequence[Item]], groups: Mapping[Item, Hashable], seed: int) -> dict[str, list]:

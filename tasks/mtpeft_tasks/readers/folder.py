@@ -2,25 +2,28 @@
 
 Layouts, by what is found in PATH:
 
-- ``{train,val,test}/CLASS/file``
+- ``{train,val,test}/CLASS/file``, or usual names for these in any case (``Training``, ``valid``, ``dev``, ``eval``)
 - ``CLASS/file`` with lists ``train.txt``, ``val.txt``, ``test.txt`` in PATH or in its parent (``pacs/train.txt`` serves
   ``folder:pacs/photo``). A line is ``relative/path`` or ``relative/path label``; without a label the class is the name
   of the file's folder.
 - ``CLASS/file`` alone.
 
-Missing splits are held out of the training images: 20 % for test, 10 % for validation. ``classes.txt`` fixes the order
-of the classes; else they are sorted by name.
+Images lie in the folder of their class or below it, and are all that Pillow decodes (``.heic`` and ``.jxl`` need its
+plugins). Missing splits are held out of the training images: 20 % for test, 10 % for validation. ``classes.txt`` fixes
+the order of the classes; else they are sorted by name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mtpeft.api import SPLITS, DataError
+from mtpeft.api import DataError
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.labels import Entry, Files, Found, LabelReader, class_names, holds, image_in
+from mtpeft_tasks.readers.splits import split_files, split_folders
 
 
 @dataclass
@@ -39,17 +42,19 @@ class Folder(LabelReader):
 
     def recognises(self, path: Path) -> bool:
         """Two or more folders of images, directly or under ``train``; a folder named ``images`` is no class."""
-        root = path / "train" if (path / "train").is_dir() else path
+        root = split_folders(path).get("train", path) if path.is_dir() else path
         labels = [child for child in root.iterdir() if child.is_dir()] if root.is_dir() else []
         named = {child.name for child in labels} & set(files.IMAGES)
-        return not named and sum(bool(files.images_in(child)) for child in labels) > 1
+        return not named and sum(bool(files.images_under(child)[0]) for child in labels) > 1
 
     def _find(self, root: Path) -> tuple[Path, dict[str, list[Entry]]]:
         """The folder that paths are relative to, and the entries of the splits that the data has."""
-        if (root / "train").is_dir():
-            return root, {name: self._scan(root, root / name) for name in SPLITS if (root / name).is_dir()}
+        folders = split_folders(root)
+        if "train" in folders:
+            self._notice_beside(root, set(folders.values()))
+            return root, {name: self._scan(root, folder) for name, folder in folders.items()}
         for base in (root, root.parent):
-            lists = {name: base / f"{name}.txt" for name in SPLITS if (base / f"{name}.txt").is_file()}
+            lists = split_files(base, ".txt")
             if "train" in lists:
                 prefix = "" if base == root else f"{root.resolve().name}/"
                 splits = {name: self._listed(base, file, prefix) for name, file in lists.items()}
@@ -59,18 +64,27 @@ class Folder(LabelReader):
 
     def _scan(self, root: Path, folder: Path) -> list[Entry]:
         """The images in class folders; what else lies there is noticed, unless it is hidden."""
-        labels = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
         entries = []
-        for label in labels:
-            images = files.images_in(label)
+        for image in files.images_in(folder):
+            if not image.is_dir():
+                message = f'image "{image}" is in no folder of a class, and left out'
+                self.notice(DataError(message, hint="move it to the folder of its class"))
+        for label in sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")):
+            images, others = files.images_under(label)
             paths = [file.relative_to(root).as_posix() for file in images]
             entries += [Entry(path, (label.name,), f'"{path}"') for path in paths]
-            for other in sorted({*label.iterdir()} - {*images, *label.glob(".*")}):
-                hint = f"images end in one of {', '.join(sorted(files.SUFFIXES))}"
-                self.notice(DataError(f'"{other}" is no image by its name, and left out', hint=hint))
+            for other in others:
+                self.notice(files.unread(other))
             if not images:
                 self.notice(DataError(f'"{label}" holds no image, and is no class', hint="fill or remove the folder"))
         return entries
+
+    def _notice_beside(self, root: Path, splits: Container[Path]) -> None:
+        """Say which folders beside the splits hold images that belong to none."""
+        for folder in sorted(child for child in root.iterdir() if child.is_dir() and child not in splits):
+            if not folder.name.startswith(".") and files.images_under(folder)[0]:
+                hint = "name it train, val or test, or read it by itself"
+                self.notice(DataError(f'folder "{folder}" is no split by its name, and left out', hint=hint))
 
     def _listed(self, base: Path, file: Path, prefix: str) -> list[Entry]:
         """The entries of a list file whose path begins with the prefix."""

@@ -22,9 +22,9 @@ from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.boxes import Annotated, BoxOptions, Object, require_objects
 from mtpeft_tasks.readers.hf_objects import BoxedRows, BoxForm, Layout
 from mtpeft_tasks.readers.labels import Entry, Found, LabelReader, Source, in_order, labels_of
+from mtpeft_tasks.readers.splits import FOLDERS
 
 _HUB = "hf://"
-_SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ class HuggingFace(BoxOptions, LabelReader):
             raise DataError(f'"{path}", {row} has no image', hint="leave the row out")
         size = files.image_size(where if content is None else row, content)
         item = Annotated(Path(row), row, size, Path(path, row))
-        whole = [self.attempt(self.checked, item, found) for found in objects if found.label in kept]
+        asked = frozenset(kept)
+        whole = [self.attempt(self.checked, item, found) for found in objects if found.label in asked]
         state = f"{size} {'' if content is None else len(content)}"
         return replace(item, objects=tuple(found for found in whole if found is not None), state=state)
 
@@ -146,6 +147,7 @@ class HuggingFace(BoxOptions, LabelReader):
 
     def _opened(self, library: ModuleType, path: str) -> Any:
         place = Path(path).expanduser()
+        files.only_regular(place)
         try:
             if _is_saved(place):
                 return library.load_from_disk(str(place))
@@ -158,7 +160,12 @@ class HuggingFace(BoxOptions, LabelReader):
 
     def _splits(self, library: ModuleType, path: str) -> dict[str, Any]:
         """The data of the splits that there are, by our names, each with a column of images."""
-        found = _splits(path, self._opened(library, path))
+        data = self._opened(library, path)
+        found = _splits(path, data)
+        for name in data if isinstance(data, dict) else ():
+            if not any(data[name] is used for used in found.values()):
+                message = f'"{path}": the split "{name}" is none of train, val and test, and left out'
+                self.notice(DataError(message, hint="rename it, or load it by itself"))
         for name, data in found.items():
             where = f'"{path}", split {name}'
             _check_tables(where, data)
@@ -192,7 +199,8 @@ def _splits(path: str, data: Any) -> dict[str, Any]:
     """The data of the splits that there are, by our names."""
     if not isinstance(data, dict):
         return {"train": data}
-    found = {name: data[other] for name, others in _SPLITS.items() for other in others if other in data}
+    named = {split: next((name for name in names if name in data), "") for split, names in FOLDERS.items()}
+    found = {split: data[name] for split, name in named.items() if name}
     if "train" not in found:
         raise DataError(f'"{path}" has no split "train"', hint=f"it has: {', '.join(data)}")
     return found

@@ -64,6 +64,12 @@ class Maps(Dataset):
             raise DataError(message, hint="255 is for pixels without a class")
         return torch.from_numpy(self.table[values])
 
+    def shown(self, index: int) -> frozenset[str] | None:
+        """From the mask itself: there is no other place that says it."""
+        if self.gives != "mask":
+            return None
+        return frozenset(self.classes[row] for row in self.values(index).unique().tolist() if row != IGNORED)
+
     def manifest(self) -> dict[str, Any]:
         """The hash is over the names and sizes of the files: there are too many to read them all."""
         stated = [f"{item.name}\t{files.stated(item.image, *item.labels)}" for item in self.items]
@@ -144,9 +150,12 @@ def load_array(path: Path, shape: str) -> np.ndarray:
         DataError: naming the file, where it cannot be read or is not of the ``shape``: ``HW`` or ``HW3``.
     """
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f'"{path}" cannot be read: {error}', hint="expected a NumPy array") from None
+        with files.opened(path):
+            values = np.array(np.lib.format.open_memmap(path, mode="r"))  # its size is checked against the file's
+    except DataError:
+        raise
+    except Exception as error:  # what a damaged header makes its parser raise is not documented
+        raise DataError(f'"{path}" cannot be read: {files.reason(error)}', hint="expected a NumPy array") from None
     if shape == "HW" and values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != len(shape) or values.dtype.kind not in "biuf" or (shape == "HW3" and values.shape[-1] != 3):

@@ -126,6 +126,9 @@ class Labelled(Dataset):
         target = {"labels": torch.tensor(labels, dtype=torch.int64)} if self.several else {"label": labels[0]}
         return Sample(self.source.image(entry.path), {**target, "classes": self.classes}, entry.path)
 
+    def shown(self, index: int) -> frozenset[str]:
+        return frozenset(self.entries[index].labels)
+
     def manifest(self) -> dict[str, Any]:
         """The hash is over names, labels and sizes of the files."""
         shown = Counter(label for entry in self.entries for label in entry.labels)
@@ -166,7 +169,8 @@ class LabelReader(Reader, ABC):
         self._notice_unseen(splits, kept)
         groups = {entry: "" if several else entry.labels[0] for entry in everything}
         held = files.fill_splits(splits, groups, seed).get(split, [])
-        chosen = [entry for entry in (_only(entry, kept) for entry in held) if several or entry.labels]
+        asked = frozenset(kept)
+        chosen = [entry for entry in (_only(entry, asked) for entry in held) if several or entry.labels]
         if several and chosen and not any(entry.labels for entry in chosen):
             raise DataError(f'"{path}" has no labels in the split "{split}"', hint="check its labels and classes")
         tried = zip(chosen, self.attempt_all(found.source.checked, [entry.path for entry in chosen]), strict=True)
@@ -297,7 +301,7 @@ def _at(label: str, where: str, found: Found) -> str:
     raise DataError(f'{where} has class "{label}", which is not in "{found.listed}"', hint="add it there")
 
 
-def _only(entry: Entry, kept: tuple[str, ...]) -> Entry:
+def _only(entry: Entry, kept: frozenset[str]) -> Entry:
     return Entry(entry.path, tuple(label for label in entry.labels if label in kept), entry.where)
 
 

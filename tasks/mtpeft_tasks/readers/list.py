@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mtpeft.api import SPLITS, DataError, UsageError
+from mtpeft.api import DataError, UsageError
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.labels import (
     SEPARATORS,
@@ -38,12 +38,13 @@ from mtpeft_tasks.readers.labels import (
     image_root,
     labels_of,
 )
+from mtpeft_tasks.readers.splits import split_files
 
 _VTAB = {
     800: {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"},
     1000: {"train": "train800val200.txt", "val": "val200.txt", "test": "test.txt"},
 }
-_FIRST = re.compile(r'\s*\{\s*"[^"]+\.(jpe?g|png|bmp|gif|tiff?|webp|ppm|pgm)"\s*:', re.IGNORECASE)
+_FIRST = re.compile(r'\s*\{\s*"[^"]+\.(jpe?g|png|bmp|gif|tiff?|webp|ppm|pgm|jfif|avif|jp2|heic)"\s*:', re.IGNORECASE)
 
 
 @dataclass
@@ -100,8 +101,8 @@ class ListFiles(LabelReader):
                     raise DataError(f'"{place}" has no "{name}"', hint=f"?protocol={self.protocol} reads it")
             return {split: place / name for split, name in _VTAB[self.protocol].items()}
         for suffix in (".json", ".txt"):
-            if (place / f"train{suffix}").is_file():
-                return {s: place / f"{s}{suffix}" for s in SPLITS if (place / f"{s}{suffix}").is_file()}
+            if "train" in (lists := split_files(place, suffix)):
+                return dict(lists)
         raise DataError(f'"{place}" has no lists', hint="expected train800.txt, train.json or train.txt")
 
     def _listed(self, file: Path) -> list[Entry]:
@@ -122,7 +123,7 @@ class _Pairs(list):
 
 def _json(file: Path) -> _Pairs:
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
+        found = json.loads(files.read_bytes(file).decode("utf-8-sig"), object_pairs_hook=_Pairs)
     except UnicodeDecodeError:
         raise DataError(f'list "{file}" is not UTF-8 text', hint="save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -175,7 +176,4 @@ def _is_list(file: Path) -> bool:
 
 def _beginning(file: Path) -> str:
     """The first characters of a text file; empty for any other."""
-    if not file.is_file():
-        return ""
-    with file.open(encoding="utf-8-sig", errors="replace") as text:
-        return text.read(4096)
+    return files.beginning(file, 4096).decode("utf-8-sig", "replace")

@@ -2,7 +2,8 @@
 
 Layouts, for each split: ``SPLIT/`` with ``SPLITannot/``; ``images/SPLIT`` with ``masks/SPLIT`` (or ``annotations``,
 ``labels``); ``SPLIT/images`` with ``SPLIT/masks``; SPLIT being ``train``, ``val`` or ``test`` or a usual name for it
-(``training``, ``validation``). Without splits: ``images`` with ``masks``. Missing splits are held out of the training
+(``training``, ``validation``). Without splits: ``images`` with ``masks``. Images and masks
+may lie in folders below these, in both alike. Missing splits are held out of the training
 images: 20 % for test, 10 % for validation; ``?test=val`` tests on the validation split.
 
 ``classes.txt`` names the classes, one per line in the order of their values; a line ``NAME=VALUE`` (``void=11``) marks
@@ -64,7 +65,7 @@ class Masks(SplitReader):
     def recognises(self, path: Path) -> bool:
         """A folder of images beside one of masks."""
         places = [place for split in SPLITS for place in _places(path, split)] + _unsplit_places(path)
-        return any(all(folder.is_dir() and files.images_in(folder) for folder in place) for place in places)
+        return any(all(folder.is_dir() and files.images_under(folder)[0] for folder in place) for place in places)
 
     def _pairs(self, root: Path, split: str) -> list[Pair] | None:
         """The pairs of a split, or None if the data does not have it."""
@@ -91,13 +92,18 @@ class Masks(SplitReader):
                 DataError(f'mask "{found[name]}" has no image', hint=f'add "{images / name}.jpg", or remove it')
             )
         if not pairs:
-            raise DataError(f'"{images}" has no images', hint=f"known suffixes: {', '.join(sorted(files.SUFFIXES))}")
+            raise DataError(f'"{images}" has no images', hint="add some, of the names of the masks")
         return pairs
 
     def _by_stem(self, folder: Path) -> dict[str, Path]:
+        """The images in a folder and below it, by their paths in it without the ending."""
         found: dict[str, Path] = {}
-        for file in files.images_in(folder):
-            if (other := found.setdefault(file.stem, file)) is not file:
+        images, others = files.images_under(folder)
+        for other in others:
+            self.notice(files.unread(other))
+        for file in images:
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            if (other := found.setdefault(name, file)) is not file:
                 message = f'"{other}" and "{file}" are images of one name'
                 self.report(DataError(message, hint="an image and its mask belong together by name: remove one"))
         return found

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 
 from mtpeft.api import DataError, Dataset, Sample
-from mtpeft_tasks.maps import IGNORED
+from mtpeft_tasks.maps import BACKGROUND, IGNORED
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.boxes import Annotated, BoxReader, Object, histogram, stated
 from mtpeft_tasks.readers.shapes import Box, Runs
 
-BACKGROUND = "background"
 OVERSHOOT = 0.01
 """Of the image's side, that a shape may leave it by: outlines are drawn by hand."""
 
@@ -50,6 +49,10 @@ class Drawn(Dataset):
         for covered, value in sorted(pixels, key=lambda pair: -np.count_nonzero(pair[0])):
             columns[covered.T] = value
         return np.ascontiguousarray(columns.T)
+
+    def shown(self, index: int) -> frozenset[str]:
+        behind = (BACKGROUND,) if BACKGROUND in self.value else ()
+        return frozenset((*(found.label for found in self.items[index].objects if found.label in self.value), *behind))
 
     def manifest(self) -> dict[str, Any]:
         """The histogram counts objects, and images for the background."""
@@ -95,7 +98,8 @@ class ShapeReader(BoxReader, ABC):
         if gives == "mask":
             tried = [self.attempt(self._shaped, item, found) for found in objects]
         else:
-            tried = [self.attempt(self.checked, item, found) for found in objects if found.label in kept]
+            asked = frozenset(kept)
+            tried = [self.attempt(self.checked, item, found) for found in objects if found.label in asked]
         return replace(item, objects=tuple(found for found in tried if found is not None))
 
     def _shaped(self, item: Annotated, found: Object) -> Object | None:

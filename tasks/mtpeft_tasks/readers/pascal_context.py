@@ -117,7 +117,10 @@ def _matlab(path: Path, variable: str) -> Any:
     from scipy.io import loadmat
 
     try:
-        return loadmat(path)[variable]
+        with files.opened(path) as file:
+            return loadmat(file)[variable]
+    except DataError:
+        raise
     except KeyError:
         raise DataError(f'"{path}" has no variable {variable}', hint="expected a file of PASCAL_MT") from None
     except Exception as error:  # what a damaged file makes its parser raise is not documented
@@ -162,6 +165,6 @@ def _persons(listed: Path) -> dict[str, bool]:
     if not listed.is_file():
         return {}
     try:
-        return {name: _PERSON in kinds for name, kinds in json.loads(listed.read_text("utf-8")).items()}
-    except (ValueError, AttributeError, TypeError) as error:
+        return {name: _PERSON in kinds for name, kinds in json.loads(files.read_bytes(listed)).items()}
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f'"{listed}" cannot be read: {error}', hint="expected {NAME: [class, ...]} in JSON") from None

@@ -42,18 +42,20 @@ class Values:
 
     def table(self, kept: tuple[str, ...]) -> np.ndarray:
         """From values ``(256,)`` to positions in ``kept``, 255 for all else."""
-        table = np.full(256, IGNORED, np.uint8)
+        table, rows = np.full(256, IGNORED, np.uint8), {name: row for row, name in enumerate(kept)}
         for value, name in enumerate(self.classes):
-            if name in kept and value not in self.ignored:
-                table[value] = kept.index(name)
+            if name in rows and value not in self.ignored:
+                table[value] = rows[name]
         return table
 
 
 class Masked(Dataset):
     """Images with a class for each pixel."""
 
-    def __init__(self, pairs: list[Pair], values: Values, kept: tuple[str, ...], pixels: np.ndarray) -> None:
-        self.pairs, self.values, self.classes, self.pixels = pairs, values, kept, pixels
+    def __init__(self, pairs: list[Pair], values: Values, kept: tuple[str, ...], counts: list[np.ndarray]) -> None:
+        self.pairs, self.values, self.classes = pairs, values, kept
+        self.pixels = np.sum(counts, axis=0, dtype=np.int64, initial=0) + np.zeros(256, np.int64)
+        self.present = [np.packbits(count > 0) for count in counts]
         self.table = values.table(kept)
 
     def __len__(self) -> int:
@@ -66,6 +68,10 @@ class Masked(Dataset):
         _check_values(pair.mask, np.bincount(mask.ravel(), minlength=256), self.values)
         target = {"mask": torch.from_numpy(self.table[mask]), "classes": self.classes}
         return Sample(image, target, pair.image.name)
+
+    def shown(self, index: int) -> frozenset[str]:
+        rows = self.table[np.unpackbits(self.present[index]) > 0]
+        return frozenset(self.classes[row] for row in rows.tolist() if row != IGNORED)
 
     def manifest(self) -> dict[str, Any]:
         """The histogram counts pixels."""
@@ -90,11 +96,11 @@ def masked(reader: Reader, root: Path, split: Split, pairs: list[Pair], values: 
     kept = files.asked_classes(values.named, reader.classes)
     tried = zip(pairs, reader.attempt_all(partial(_counted, values=values), pairs), strict=True)
     counted = {pair: counts for pair, counts in tried if counts is not None}
-    pixels = np.sum([*counted.values()], axis=0, dtype=np.int64, initial=0) + np.zeros(256, np.int64)
-    if counted and not pixels[values.table(kept) != IGNORED].any():
+    found = Masked(list(counted), values, kept, list(counted.values()))
+    if counted and not found.pixels[found.table != IGNORED].any():
         hint = "check the classes and what is ignored; where test labels are withheld, add ?test=val to the data's path"
         raise DataError(f'"{root}" has no labelled pixel in the split "{split}"', hint=hint)
-    return Masked(list(counted), values, kept, pixels)
+    return found
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -162,9 +168,8 @@ def named(file: Path, classes: Sequence[str], ignored: frozenset[int]) -> Values
         raise DataError(f'"{file}" names no class', hint="write one name per line")
     if len(classes) > IGNORED:
         raise DataError(f'"{file}" names {len(classes)} classes', hint="the values of masks go from 0 to 254")
-    for name in values.named:
-        if values.named.count(name) > 1:
-            raise DataError(f'"{file}" names the class "{name}" twice', hint="give each value a name of its own")
+    if twice := files.repeated(values.named):
+        raise DataError(f'"{file}" names the class "{twice[0]}" twice', hint="give each value a name of its own")
     return values
 
 

@@ -3,21 +3,69 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from mtpeft.api import DataError, Reader, Split
 from mtpeft_tasks.readers import files
 
-FOLDERS = {
+_WORDS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "trainingset"),
-    "val": ("val", "valid", "validation", "valset", "validationset"),
-    "test": ("test", "testing", "testset"),
+    "val": ("val", "valid", "validation", "dev", "valset", "validationset"),
+    "test": ("test", "testing", "eval", "evaluation", "testset", "testingset"),
 }
-"""How folders and files of a split are called."""
+FOLDERS = {
+    split: tuple(form(word) for form in (str.lower, str.capitalize, str.upper) for word in words)
+    for split, words in _WORDS.items()
+}
+"""How folders and files of a split are called, the usual names first."""
+_SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 Item = TypeVar("Item", bound=Hashable)
 T = TypeVar("T")
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a name says, in any case; None for other names.
+
+    >>> split_of("Validation"), split_of("photos")
+    ('val', None)
+    """
+    return _SPLIT_OF.get(name.lower())
+
+
+def split_folders(root: Path) -> dict[Split, Path]:
+    """The folders in ``root`` that are named as splits.
+
+    Raises:
+        DataError: where two say the same one.
+    """
+    return by_split(child for child in root.iterdir() if child.is_dir())
+
+
+def split_files(root: Path, suffix: str) -> dict[Split, Path]:
+    """The files in ``root`` that are named as splits and end in ``suffix``.
+
+    Raises:
+        DataError: where two say the same one.
+    """
+    return by_split(child for child in root.glob(f"*{suffix}") if child.is_file()) if root.is_dir() else {}
+
+
+def by_split(places: Iterable[Path]) -> dict[Split, Path]:
+    """Those of the files and folders that are named as splits, by split.
+
+    Raises:
+        DataError: where two say the same one.
+    """
+    found: dict[Split, Path] = {}
+    for place in sorted(places):
+        split = split_of(place.stem if place.is_file() else place.name)
+        if split is not None and (other := found.setdefault(split, place)) is not place:
+            hint = "join them, or rename the one that is not meant"
+            raise DataError(f'"{other}" and "{place}" are both a split "{split}"', hint=hint)
+    return {split: found[split] for split in _WORDS if split in found}
 
 
 @dataclass

@@ -7,10 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from mtpeft.api import DataError, did_you_mean
+from mtpeft_tasks.readers import files
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".parquet": ""}
 Report = Callable[[DataError], None]
@@ -56,7 +58,7 @@ def read_table(file: Path, report: Report, *, delimiter: str = "") -> Table:
     try:
         if file.suffix.lower() == ".parquet":
             return _parquet(file)
-        with file.open(encoding="utf-8-sig", newline="") as text:
+        with files.opened(file) as content, TextIOWrapper(content, encoding="utf-8-sig", newline="") as text:
             lines = csv.reader(text, delimiter=delimiter or DELIMITERS.get(file.suffix.lower(), ","), strict=True)
             columns = _header(file, next(lines, []))
             return Table(file, columns, list(_rows(file, columns, lines, report)))
@@ -93,7 +95,8 @@ def _parquet(file: Path) -> Table:
         from pyarrow import parquet
     except ImportError:
         raise DataError(f'table "{file}" cannot be read without pyarrow', hint="pip install pyarrow") from None
-    read = parquet.read_table(file)
+    with files.opened(file) as content:
+        read = parquet.read_table(content)
     columns = _header(file, read.column_names)
     cells = zip(*(read.column(column).to_pylist() for column in columns), strict=True)
     rows = (dict(zip(columns, map(_cell, values), strict=True)) for values in cells)

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
-from mtpeft.api import SPLITS, DataError, Dataset, Split
+from mtpeft.api import DataError, Dataset, Split
 from mtpeft_tasks.maps import IGNORED
 from mtpeft_tasks.readers import files
 from mtpeft_tasks.readers.boxes import Annotated, Boxed, BoxReader, Object, require_objects
 from mtpeft_tasks.readers.pixels import Pair, Values, listed, masked
+from mtpeft_tasks.readers.splits import split_files
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 CLASSES = (
@@ -92,8 +93,7 @@ class Voc(BoxReader):
     def _splits(self, root: Path, kind: Kind) -> dict[str, list[str]]:
         """The names of each split that the data has; all that are labelled where it has no list of ``train``."""
         listed = root / "ImageSets" / kind.lists
-        lists = {name: listed / f"{name}.txt" for name in SPLITS if (listed / f"{name}.txt").is_file()}
-        splits = {name: self._names(file) for name, file in lists.items()}
+        splits: dict[str, list[str]] = {name: self._names(file) for name, file in split_files(listed, ".txt").items()}
         if "train" not in splits:
             splits["train"] = sorted(file.stem for file in files.folder(root / kind.folder).glob(f"*{kind.suffix}"))
         if not splits["train"]:
@@ -155,7 +155,8 @@ class Voc(BoxReader):
         file = root / "Annotations" / f"{name}.xml"
         image = _picture(file, name, pictures)
         item = Annotated(image, image.name, files.image_size(image), file)
-        whole = [self.attempt(self.checked, item, found) for found in objects if found.label in kept]
+        asked = frozenset(kept)
+        whole = [self.attempt(self.checked, item, found) for found in objects if found.label in asked]
         return replace(item, objects=tuple(found for found in whole if found is not None))
 
 
@@ -188,11 +189,7 @@ def _values(root: Path) -> Values:
 
 def _objects(file: Path, shift: float) -> tuple[Object, ...]:
     try:
-        tree = ElementTree.parse(file).getroot()
-    except FileNotFoundError:
-        raise DataError(f'annotation "{file}" does not exist', hint="add it, or drop its name from the list") from None
-    except OSError as error:
-        raise DataError(f'annotation "{file}" cannot be opened: {error.strerror}', hint="correct its name") from None
+        tree = ElementTree.fromstring(files.read_bytes(file))
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: of encodings
         raise DataError(f'annotation "{file}" is not valid xml: {error}', hint="repair or remove the file") from None
     if tree.tag != "annotation":
@@ -232,7 +229,8 @@ def _classes(root: Path, annotations: dict[str, tuple[Object, ...]]) -> tuple[st
     listed = root / "classes.txt"
     if not listed.is_file():
         return tuple(sorted({found.label for objects in annotations.values() for found in objects}))
-    known = files.read_names(listed)
+    names = files.read_names(listed)
+    known = frozenset(names)
     for name, objects in annotations.items():
         for found in objects:
             if found.label not in known:
@@ -240,4 +238,4 @@ def _classes(root: Path, annotations: dict[str, tuple[Object, ...]]) -> tuple[st
                     f'annotation "{name}.xml", object {found.number}: name "{found.label}" is not in "{listed}"',
                     hint="add it there",
                 )
-    return known
+    return names

@@ -86,7 +86,7 @@ def guessed(root: Path) -> Layout:
 
 def _settings(file: Path) -> Settings:
     try:
-        tree = yaml.safe_load(file.read_bytes())
+        tree = yaml.safe_load(files.read_bytes(file))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise DataError(f'"{file}" is not valid yaml: {reason}', hint="repair it") from None
@@ -117,9 +117,8 @@ def _classes(file: Path, settings: Settings) -> tuple[str, ...]:
 def _unique(file: Path, names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise DataError(f'"{file}" names no class', hint="add their names")
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f'"{file}" names the class "{name}" twice', hint="give each class a name of its own")
+    if twice := files.repeated(names):
+        raise DataError(f'"{file}" names the class "{twice[0]}" twice', hint="give each class a name of its own")
     return tuple(names)
 
 
@@ -142,7 +141,7 @@ def _images(root: Path, base: Path, where: str, entry: str | Sequence[str]) -> l
         while text.startswith("../"):
             text = text.removeprefix("../")
         place = files.inside(base, text, where)
-        images = files.images_in(place) if place.is_dir() else _listed(base, place)
+        images = files.images_under(place)[0] if place.is_dir() else _listed(base, place)
         if not images:
             raise DataError(f'{where}: "{text}" has no images', hint="give a folder of images, or a list of them")
         for image in images:

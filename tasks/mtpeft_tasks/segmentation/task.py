@@ -14,16 +14,16 @@ from mtpeft.api import FeaturesInfo, Fraction, Head, Metric, Sample
 from mtpeft_tasks import drawing
 from mtpeft_tasks.dense import at_image_size, at_output_size
 from mtpeft_tasks.digits import Kind
-from mtpeft_tasks.images import ImageTask
-from mtpeft_tasks.maps import IGNORED
+from mtpeft_tasks.maps import BACKGROUND, IGNORED
 from mtpeft_tasks.names import known_positions, make_head
 from mtpeft_tasks.segmentation.heads import HEADS
 from mtpeft_tasks.segmentation.metric import MeanIoU, renumbered
 from mtpeft_tasks.segmentation.pixels import SegmentationHead
+from mtpeft_tasks.some_classes import Others, SomeClasses
 
 
 @dataclass
-class Segmentation(ImageTask):
+class Segmentation(SomeClasses):
     """A class for each pixel; without ``data``, scenes of 1 to 5 handwritten digits.
 
     Heads: ``linear`` (the default), ``upernet``, ``setr-pup``, ``mask-transformer``, ``query``.
@@ -35,6 +35,9 @@ class Segmentation(ImageTask):
     metric_name: ClassVar[str] = "mIoU"
     digits: ClassVar[Kind] = "seg"
     gives: ClassVar[str] = "mask"
+    fewest_classes: ClassVar[int] = 2
+    everywhere: ClassVar[tuple[str, ...]] = (BACKGROUND,)
+    native: ClassVar[Others] = "ignore"
 
     label_smoothing: Fraction = 0.0
 
@@ -72,7 +75,7 @@ class Segmentation(ImageTask):
         return {"size": list(mask.shape), "area": area}
 
     def draw(self, image: Image.Image, prediction: dict[str, Any], classes: Sequence[str]) -> Image.Image:
-        plain = [index for index, name in enumerate(classes) if name == "background"]
+        plain = [index for index, name in enumerate(classes) if name == BACKGROUND]
         return drawing.mask(image, prediction["mask"].numpy(), classes, plain=plain)
 
     def empty(self, target: dict[str, Any]) -> bool:

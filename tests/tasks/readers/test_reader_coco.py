@@ -253,14 +253,39 @@ BAD_ENTRIES = [
 
 @pytest.mark.parametrize(("wrong", "message"), BAD_ENTRIES)
 def test_bad_annotations_name_file_and_field(tmp_path, wrong, message):
-    data = single(tmp_path, wrong, entry())
+    data, gives = single(tmp_path, wrong, entry()), "mask" if ".segmentation:" in message else "boxes"
     with pytest.raises(DataError) as caught:
-        boxes(data)
+        (mask if gives == "mask" else boxes)(data)
     assert "_annotations.coco.json" in caught.value.message and message in caught.value.message and caught.value.hint
     reader, place = open_reader(data)
     reader.found = []
-    assert len(reader.read(place, "train", gives="boxes", seed=0)[0].target["boxes"]) == 1
+    target = reader.read(place, "train", gives=gives, seed=0)[0].target[gives]
+    assert len(target) == 1 if gives == "boxes" else (target == 1).any()
     assert [message in error.message for error in reader.found] == [True]
+
+
+@pytest.mark.parametrize("segmentation", [[[]], {}, "", [[1, 1]], [[1, 1, 2, "x"]], "x", {"size": [5, 7]}, 4, [{}]])
+def test_boxes_do_not_need_segmentations(tmp_path, segmentation):
+    data = single(tmp_path, entry(segmentation=segmentation))
+    assert boxes(data)[0].target["boxes"].equal(boxes(single(tmp_path / "b", entry()))[0].target["boxes"])
+
+
+@pytest.mark.parametrize("bbox", [[1, 1, 4], "x", [1, 1, "4", 3], [0, 0, float("nan"), 1], [5, 1, 0, 3], {}])
+def test_masks_do_not_need_boxes(tmp_path, bbox):
+    assert (mask(single(tmp_path, entry(bbox=bbox)))[0].target["mask"] == 1).any()
+
+
+def test_numbers_as_exporters_write_them(tmp_path):
+    plain = boxes(single(tmp_path / "plain", entry()))
+    odd = entry() | {"category_id": 4.0, "image_id": 1.0, "iscrowd": None, "id": 10.0}
+    data = single(tmp_path / "odd", odd)
+    file = next((tmp_path / "odd").rglob("*.json"))
+    tree = json.loads(file.read_text())
+    tree["images"][0] |= {"width": 7.0, "height": 5.0, "id": 1.0}
+    tree["categories"] = [{**category, "id": float(category["id"])} for category in tree["categories"]]
+    file.write_text(json.dumps(tree))
+    found = boxes(data)
+    assert all(found[0].target[name].equal(plain[0].target[name]) for name in ("boxes", "labels", "difficult"))
 
 
 def test_masks_need_segmentations_of_their_images_size(tmp_path):

@@ -20,7 +20,7 @@ from support.torchvision_samples import HASHED, MADE, pixels
 from torchvision import datasets
 
 from mtpeft.api import DataError, MtpeftError, open_data
-from mtpeft_tasks.readers.files import SUFFIXES
+from mtpeft_tasks.readers.files import suffixes
 from mtpeft_tasks.readers.torchvision import KNOWN
 
 # torchvision leaves files open that it cannot decode.
@@ -39,7 +39,7 @@ LISTS = (".txt", ".csv", ".data")
 def chosen(root: Path) -> list[Path]:
     """Every file that is no picture, and the last picture."""
     files = sorted(file for file in root.rglob("*") if file.is_file())
-    pictures = [file for file in files if file.suffix in SUFFIXES]
+    pictures = [file for file in files if file.suffix in suffixes()]
     return [file for file in files if file not in pictures] + pictures[-1:]
 
 
@@ -75,7 +75,7 @@ def test_spoiled_files_are_named(tmp_path, name):
 
 def may_be_less(file: Path, spoil: Callable[[Path], None]) -> bool:
     """A list of fewer lines and a folder of fewer pictures are less data, and no fault that anyone could see."""
-    if file.suffix in SUFFIXES:
+    if file.suffix in suffixes():
         return spoil in (missing, a_folder)
     return spoil in (halved, short) and file.suffix in LISTS
 
