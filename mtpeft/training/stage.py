@@ -67,7 +67,7 @@ class Stage:
     """The optimizer, the stream of batches and the context of a stage."""
 
     parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     batches: Iterator[dict[str, Loaded]]
 
     def __init__(self, run: Run, at: Position) -> None:
