@@ -22,9 +22,7 @@ from step_costs import interleaved, kept_bytes
 from step_table import table
 
 from mtpeft.plugins import resolve
-from mtpeft_tasks.classification.heads import HEADS as CLASSIFICATION
-from mtpeft_tasks.detection.heads import HEADS as DETECTION
-from mtpeft_tasks.segmentation.heads import HEADS as SEGMENTATION
+from mtpeft_tasks.names import heads_for
 
 RESULTS = Path(__file__).with_name("results")
 DATA = Data(160, 8)
@@ -38,7 +36,7 @@ classification is 1 ({use:.0f} ms). The heads are untrained, so detectors have a
 (Faster R-CNN) to sort out as can be. `kept`: MiB that autograd keeps. All heads have their default settings, which
 follow the image. Made by `python benchmarks/head_costs.py --rounds {rounds}`.
 """
-HEADS = {"cls": CLASSIFICATION, "det": DETECTION, "seg": SEGMENTATION}
+HEADS = {"cls": sorted(heads_for("cls"), reverse=True), "det": heads_for("det"), "seg": heads_for("pixels", "seg")}
 
 
 @dataclass

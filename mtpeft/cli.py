@@ -168,7 +168,7 @@ def report(
 def export(
     run: Run,
     to: Annotated[
-        str, typer.Option(metavar="FORMAT", help="timm: a merged checkpoint that plain timm loads.")
+        str, typer.Option(metavar="FORMAT", help="A registered exporter; timm: a merged checkpoint for plain timm.")
     ] = "timm",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file; RUN/export by default.")] = None,
     task: Annotated[

@@ -45,6 +45,16 @@ def register_tasks() -> Mapping[str, str]:
 
 
 @hookspec
+def register_heads() -> Mapping[str, str]:
+    """``{"KIND/NAME": "package.module:Class"}`` of `mtpeft.api.Head` subclasses that a task type finds by name.
+
+    ``KIND`` says for which task types: each type takes heads of some kinds, such as ``det/NAME`` or ``pixels/NAME``.
+    ``head = {name = "NAME", ...}`` in a recipe makes ``Class(info, classes, ...)``; its keyword-only parameters are the
+    settings.
+    """
+
+
+@hookspec
 def register_readers() -> Mapping[str, str]:
     """``{name: "package.module:Class"}`` of `mtpeft.api.Reader` subclasses: what ``READER:PATH?option=value`` names."""
 
@@ -61,7 +71,17 @@ def register_balancers() -> Mapping[str, str]:
 
 @hookspec
 def register_loggers() -> Mapping[str, str]:
-    """``{name: "package.module:Class"}``: an object with ``log(event: dict)`` and ``close()``."""
+    """``{name: "package.module:Class"}`` of `mtpeft.api.Logger` subclasses."""
+
+
+@hookspec
+def register_optimizers() -> Mapping[str, str]:
+    """``{name: "package.module:Class"}`` of `mtpeft.api.Optimizer` subclasses."""
+
+
+@hookspec
+def register_exporters() -> Mapping[str, str]:
+    """``{name: "package.module:Class"}`` of `mtpeft.api.Exporter` subclasses: what ``mtpeft export --to`` names."""
 
 
 @hookspec

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from importlib import import_module, metadata
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
 from mtpeft import __version__, hookspecs
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
+from mtpeft.foreign_code import IMPORTS, NUMBERS, PROCESS, State, contained
+from mtpeft.kinds import KINDS, Entry, flaw_of_class, flaw_of_entry
+from mtpeft.names import visible
 from mtpeft.settings import Origin, build
 
+T = TypeVar("T")
 GROUP = "mtpeft"
-CORE = metadata.EntryPoint(name="mtpeft", value="mtpeft.builtin", group=GROUP)
-KINDS = {
-    "methods": "method",
-    "tasks": "task type",
-    "readers": "reader",
-    "schedules": "schedule",
-    "balancers": "balancer",
-    "loggers": "logger",
-    "backbones": "backbone",
-}
-"""What plugins register, by kind, and what one of them is called in messages."""
 IN_PROCESS = "registered in this process"
+AT_IMPORT = (*NUMBERS, *PROCESS, *IMPORTS)
+"""The global state that the entry module of a plugin, which imports nothing heavy, has no reason to change."""
 OBSERVERS = ("run_started", "stage_ended", "step_ended", "run_ended")
 
 
@@ -40,10 +35,11 @@ class Plugin:
 
     Attributes:
         distribution: the installed package that brought it, or `IN_PROCESS`.
-        state: ``loaded``, ``failed`` (it raised, or is built for another API version) or ``wrong`` (it has a hook that
-            there is not).
+        state: ``loaded``, ``failed`` (it raised, or is built for another API version), ``incomplete`` (some of what it
+            registers cannot be used) or ``wrong`` (it has a hook that there is not).
         seconds: what importing it took.
         hooks: the hooks it implements.
+        changed: the global state that it changed and that was set back.
         error: what went wrong, empty if nothing.
         hint: what to do about it.
     """
@@ -54,6 +50,7 @@ class Plugin:
     state: str = "loaded"
     seconds: float = 0.0
     hooks: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
     error: str = ""
     hint: str = ""
 
@@ -72,17 +69,6 @@ class Plugin:
         self.state, self.error, self.hint = state, error, hint
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One registered thing: its id, ``package.module:Class``, and who brought it."""
-
-    id: str
-    reference: str
-    plugin: str
-    distribution: str
-    version: str
-
-
 class Manager:
     """All plugins of this process.
 
@@ -94,11 +80,12 @@ class Manager:
         self._pluggy = pluggy.PluginManager(GROUP)
         self._pluggy.add_hookspecs(hookspecs)
         self._registries: dict[str, Mapping[str, Entry]] = {}
+        self._resolved: dict[Entry, Any] = {}
         self._muted: set[str] = set()
         self._warned: set[str] = set()
         self.plugins: dict[str, Plugin] = {}
         installed = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-        for entry_point in [CORE, *sorted(installed, key=lambda e: e.name)]:
+        for entry_point in sorted(installed, key=lambda e: e.name):
             self._load(entry_point)
 
     def register(self, plugin: Any, name: str) -> None:
@@ -112,16 +99,16 @@ class Manager:
             raise MtpeftError(
                 f"there is a plugin {self.plugins[name]} already", hint="register yours under another name"
             )
-        self._add(plugin, about)
+        self._contained(about, "when it was registered", partial(self._add, plugin, about), *AT_IMPORT)
         if about.error:
+            self._withdraw(name)
             raise MtpeftError(about.error, hint=about.hint)
         self.plugins[name] = about
 
     def unregister(self, name: str) -> None:
         """Take a plugin out again."""
         del self.plugins[name]
-        self._pluggy.unregister(name=name)
-        self._registries.clear()
+        self._withdraw(name)
 
     def registry(self, kind: str) -> Mapping[str, Entry]:
         """What there is of a kind (a key of `KINDS`), by id; nothing of it is imported.
@@ -144,7 +131,7 @@ class Manager:
 
         Raises:
             UsageError: for an unknown id, with did-you-mean.
-            MtpeftError: if it cannot be imported.
+            MtpeftError: if it cannot be imported, or is not what the kind asks for.
         """
         entries = self.registry(kind)
         if id not in entries:
@@ -152,62 +139,92 @@ class Manager:
             more = " `mtpeft plugins` shows what did not load." if failed else ""
             raise UsageError(f'there is no {KINDS[kind]} "{id}"', hint=did_you_mean(id, entries) + more)
         entry = entries[id]
-        module, _, attribute = entry.reference.partition(":")
-        try:
-            return reduce(getattr, attribute.split("."), import_module(module))
-        except Exception as error:
-            plugin = self.plugins[entry.plugin]
-            what = f'the {KINDS[kind]} "{id}" ({entry.reference}) of plugin {plugin}'
-            raise MtpeftError(f"{what} cannot be imported: {in_words(error)}", hint=plugin.remedy) from error
+        if entry not in self._resolved:
+            self._resolved[entry] = self._import(kind, entry)
+        return self._resolved[entry]
 
     def create(self, kind: str, id: str, settings: Mapping[str, Any], where: str, origin: Origin | None = None) -> Any:
-        """An instance of what is registered under an id, from its settings; see `mtpeft.settings.build`."""
-        return build(self.resolve(kind, id), settings, where, origin)
+        """An instance of what is registered under an id, from its settings; see `mtpeft.settings.build`.
+
+        Raises:
+            MtpeftError: naming the plugin, where its own code raises anything else.
+        """
+        make = partial(build, self.resolve(kind, id), settings, where, origin)
+        entry = self.registry(kind)[id]
+        return self._required(entry, f'the {KINDS[kind]} "{id}" of plugin {{}} cannot be made', make)
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Tell all observers. One that raises is reported once and switched off; with ``MTPEFT_STRICT=1`` it raises."""
         for impl in reversed(getattr(self._pluggy.hook, hook).get_hookimpls()):
             if impl.plugin_name in self._muted:
                 continue
-            try:
-                impl.function(*(arguments[name] for name in impl.argnames))
-            except Exception as error:
-                if os.environ.get("MTPEFT_STRICT") == "1":
-                    raise
-                self._muted.add(impl.plugin_name)
-                plugin = self.plugins[impl.plugin_name]
-                _say(f"plugin {plugin} raised in {hook} and is switched off: {in_words(error)}")
+            plugin = self.plugins[impl.plugin_name]
+            outcome = contained(partial(impl.function, *(arguments[name] for name in impl.argnames)), NUMBERS)
+            self._note(plugin, f"in {hook}", outcome.changed)
+            if outcome.error is None:
+                continue
+            if _strict():
+                raise outcome.error
+            self._muted.add(impl.plugin_name)
+            _say(f"plugin {plugin} raised in {hook} and is switched off: {in_words(outcome.error)}")
 
     def problems(self) -> list[MtpeftError]:
-        """What breaks the contract, in any registry."""
-        found = {}
+        """What breaks the contract, in any registry, and every plugin that failed."""
+        problems = {}
         for kind in KINDS:
             try:
                 self.registry(kind)
             except MtpeftError as error:
-                found[error.message] = error
-        return list(found.values())
+                problems[error.message] = error
+        failed = [plugin for plugin in self.plugins.values() if plugin.state in _LEFT_OUT]
+        return [*problems.values(), *(MtpeftError(_left_out(plugin), hint=plugin.hint) for plugin in failed)]
 
     def _load(self, entry_point: metadata.EntryPoint) -> None:
         package = entry_point.dist
-        about = Plugin(
-            entry_point.name, package.name if package else "mtpeft", package.version if package else __version__
-        )
+        distribution, version = (package.name, package.version) if package else ("mtpeft", __version__)
+        about = Plugin(entry_point.name, distribution, version)
         if about.name in self.plugins:
             about.name = f"{about.name} of {about.distribution}"
         self.plugins[about.name] = about
         start = perf_counter()
-        try:
-            self._add(entry_point.load(), about)
-        except (Exception, SystemExit) as error:
-            about.fail(in_words(error), about.remedy)
+        self._contained(about, "when it was imported", lambda: self._add(entry_point.load(), about), *AT_IMPORT)
         about.seconds = perf_counter() - start
+        if about.error:
+            self._withdraw(about.name)
+
+    def _contained(self, about: Plugin, when: str, call: Callable[[], T], *states: State, hook: str = "") -> T | None:
+        """Call code of a plugin; where it raises, the plugin has failed.
+
+        Raises:
+            MtpeftError: with ``MTPEFT_STRICT=1``, where it raises or changes global state.
+        """
+        outcome = contained(call, states)
+        self._note(about, when, outcome.changed)
+        if outcome.error is not None:
+            self._fail(about, f"{hook}: {in_words(outcome.error)}".removeprefix(": "), "failed", outcome.error)
+        return outcome.value
+
+    def _fail(self, about: Plugin, error: str, state: str, cause: BaseException | None = None) -> None:
+        about.fail(error, about.remedy, state)
+        if _strict():
+            raise MtpeftError(_left_out(about), hint=about.hint) from cause
+
+    def _note(self, about: Plugin, when: str, changed: tuple[str, ...]) -> None:
+        """Say once what global state a plugin changed."""
+        new = tuple(name for name in changed if name not in about.changed)
+        about.changed += new
+        if not new:
+            return
+        message = f"plugin {about} changed {', '.join(new)} {when}; it was set back"
+        if _strict():
+            raise MtpeftError(message, hint=about.remedy)
+        _say(message)
 
     def _add(self, plugin: Any, about: Plugin) -> None:
-        version = getattr(plugin, "mtpeft_api", hookspecs.API_VERSION)
-        if version != hookspecs.API_VERSION:
-            outdated = "mtpeft" if version > hookspecs.API_VERSION else about.distribution
-            error = f"it is built for plugin API {version}, and this mtpeft has API {hookspecs.API_VERSION}"
+        version, own = getattr(plugin, "mtpeft_api", hookspecs.API_VERSION), hookspecs.API_VERSION
+        if version != own:
+            outdated = "mtpeft" if isinstance(version, int) and version > own else about.distribution
+            error = f"it is built for plugin API {version}, and this mtpeft has API {own}"
             about.fail(error, f"upgrade {outdated}: pip install -U {outdated}")
             return
         about.hooks = tuple(sorted(self._hooks_of(plugin)))
@@ -217,6 +234,12 @@ class Manager:
             about.fail(error, did_you_mean(unknown[0], _HOOKS), "wrong")
             return
         self._pluggy.register(plugin, about.name)
+        self._registries.clear()
+
+    def _withdraw(self, name: str) -> None:
+        """Take all hooks of a plugin out, those too that it registered before it failed."""
+        if self._pluggy.has_plugin(name):
+            self._pluggy.unregister(name=name)
         self._registries.clear()
 
     def _hooks_of(self, plugin: Any) -> Iterator[str]:
@@ -229,13 +252,43 @@ class Manager:
         hook = f"register_{kind}"
         for impl in getattr(self._pluggy.hook, hook).get_hookimpls():
             about = self.plugins[impl.plugin_name]
-            try:
-                references = dict(impl.function())
-            except Exception as error:
-                about.fail(f"{hook}: {in_words(error)}", about.remedy)
-                continue
+            give = partial(_references, impl.function)
+            references = self._contained(about, f"in {hook}", give, *AT_IMPORT, hook=hook) or {}
             for id, reference in references.items():
-                yield Entry(id, reference, about.name, about.distribution, about.version)
+                if flaw := flaw_of_entry(id, reference):
+                    self._fail(about, f"{hook}: {flaw}", "incomplete")
+                else:
+                    yield Entry(id, reference, about.name, about.distribution, about.version)
+
+    def _import(self, kind: str, entry: Entry) -> Any:
+        """What a reference leads to, held to the contract of its kind."""
+        module, _, attribute = entry.reference.partition(":")
+        what = f'the {KINDS[kind]} "{entry.id}" ({entry.reference}) of plugin {{}}'
+
+        def get() -> Any:
+            return reduce(getattr, attribute.split("."), import_module(module))
+
+        made = self._required(entry, f"{what} cannot be imported", get, *NUMBERS, *PROCESS)
+        if flaw := self._required(entry, f"{what} cannot be looked at", partial(flaw_of_class, kind, made)):
+            plugin = self.plugins[entry.plugin]
+            raise MtpeftError(f"{what.format(plugin)} cannot be used: {flaw}", hint=plugin.remedy)
+        return made
+
+    def _required(self, entry: Entry, failed: str, call: Callable[[], T], *states: State) -> T:
+        """Call code of a plugin without which nothing goes on.
+
+        Raises:
+            MtpeftError: what it raises itself; else ``failed``, with the plugin put in, and what happened.
+        """
+        plugin = self.plugins[entry.plugin]
+        outcome = contained(call, states)
+        self._note(plugin, f'for "{entry.id}"', outcome.changed)
+        if isinstance(outcome.error, MtpeftError):
+            raise outcome.error
+        if outcome.error is not None:
+            message = f"{failed.format(plugin)}: {in_words(outcome.error)}"
+            raise MtpeftError(message, hint=plugin.remedy) from outcome.error
+        return outcome.value  # type: ignore[return-value]
 
     def _clash(self, kind: str, first: Entry, second: Entry) -> MtpeftError:
         plugins = [self.plugins[entry.plugin] for entry in (first, second)]
@@ -247,17 +300,37 @@ class Manager:
         for plugin in self.plugins.values():
             if plugin.state == "wrong":
                 raise MtpeftError(plugin.error, hint=plugin.hint)
-            if plugin.state == "failed" and plugin.name not in self._warned:
+            if plugin.state in _LEFT_OUT and plugin.name not in self._warned:
                 self._warned.add(plugin.name)
-                _say(f"plugin {plugin} is left out: {plugin.error}\n\nhint: {plugin.hint}")
+                _say(f"{_left_out(plugin)}\n\nhint: {plugin.hint}")
 
 
 _HOOKS = (*(f"register_{kind}" for kind in KINDS), *OBSERVERS)
+_LEFT_OUT = {"failed": "left out", "incomplete": "left out in part"}
+
+
+def _left_out(plugin: Plugin) -> str:
+    return f"plugin {plugin} is {_LEFT_OUT[plugin.state]}: {plugin.error}"
+
+
+def _references(hook: Callable[[], Any]) -> dict[Any, Any]:
+    given = hook()
+    if not isinstance(given, Mapping):
+        raise TypeError(f'it returned {type(given).__name__}, not {{id: "package.module:Class"}}')
+    return dict(given)
 
 
 def in_words(error: BaseException) -> str:
     """An exception of others on one line: its type and message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    try:
+        message = " ".join(str(error).split())
+    except Exception:
+        message = "(its message cannot be shown)"
+    return visible(f"{type(error).__name__}: {message}").removesuffix(": ")
+
+
+def _strict() -> bool:
+    return os.environ.get("MTPEFT_STRICT") == "1"
 
 
 def _say(message: str) -> None:

@@ -74,12 +74,19 @@ def test_importing_everything_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["mtpeft", "mtpeft.api"])
 def test_type_checkers_see_the_public_names(name: str) -> None:
     module = import_module(name)
-    blocks = [node for node in ast.parse(Path(module.__file__).read_text("utf-8")).body if isinstance(node, ast.If)]
-    lines = [line for block in blocks for line in block.body if isinstance(line, ast.ImportFrom)]
-    seen = {alias.asname or alias.name: (line.module, alias.name) for line in lines for alias in line.names}
-    assert set(seen) == set(module.__all__) - {"__version__"}
+    stub = ast.parse(Path(module.__file__).with_suffix(".pyi").read_text("utf-8"))
+    lines = [line for line in stub.body if isinstance(line, ast.ImportFrom)]
+    seen = {alias.asname: (f"mtpeft.{line.module}", alias.name) for line in lines for alias in line.names}
+    assert set(seen) == set(module.__all__) == set(dir(module))
     for public, (where, own) in seen.items():
         assert getattr(module, public) is getattr(import_module(where), own)
+
+
+@pytest.mark.parametrize("name", ["mtpeft", "mtpeft.api"])
+def test_each_public_name_is_spelled_once(name: str) -> None:
+    module = import_module(name)
+    source = Path(module.__file__).read_text("utf-8")
+    assert not [public for public in module.__all__ if re.search(rf"\b{public}\b", source)]
 
 
 def test_the_package_says_that_it_is_typed() -> None:
@@ -90,8 +97,10 @@ def test_public_names_are_there() -> None:
     for name in mtpeft.__all__:
         assert getattr(mtpeft, name) is not None
     assert set(dir(mtpeft)) == set(mtpeft.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="No mtpeft attribute nonsense"):
         _ = mtpeft.nonsense
+    with pytest.raises(ImportError, match="nonsense"):
+        exec("from mtpeft.api import nonsense")
 
 
 def test_every_name_for_plugins_is_there() -> None:

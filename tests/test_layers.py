@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = [
-    ["errors", "keyed_random"],
-    ["files", "hookspecs", "names"],
+    ["errors", "foreign_code", "keyed_random"],
+    ["files", "hookspecs", "kinds", "names"],
     ["settings"],
     ["recipe"],
     ["config"],
@@ -21,7 +21,7 @@ ROOMS = [
     ["task"],
     ["data"],
     ["evaluation", "balancing", "schedule"],
-    ["builtin", "training"],
+    ["training"],
     ["reports"],
     ["export", "inspection"],
     ["testing", "bench"],
@@ -32,13 +32,14 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 NO_TORCH = [
     "__init__",
     "api",
-    "builtin",
     "cli",
     "config",
     "errors",
     "files",
+    "foreign_code",
     "hookspecs",
     "keyed_random",
+    "kinds",
     "names",
     "plugins",
     "recipe",

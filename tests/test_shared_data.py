@@ -89,23 +89,23 @@ def test_streets(shared_data):
 
 
 def test_the_vit_loads_at_its_own_and_at_another_size(vit_file):
-    own = backbones.create(VIT, weights=vit_file)
+    own = backbones.create_backbone(VIT, weights=vit_file)
     assert own.image.size == (224, 224)
     assert own.image.mean == own.image.std == (0.5, 0.5, 0.5)
-    other = backbones.create(VIT, weights=vit_file, image_size=(256, 320))
+    other = backbones.create_backbone(VIT, weights=vit_file, image_size=(256, 320))
     with torch.inference_mode():
         assert other.module(torch.zeros(1, 3, 256, 320)).shape == (1, 192)
     assert other.module.pos_embed.shape == (1, 1 + 16 * 20, 192)
 
 
 def test_the_hash_tells_real_weights_from_random_ones(vit_file):
-    again = backbones.create(VIT, weights=vit_file)
-    assert backbones.create(VIT, weights=vit_file).sha256 == again.sha256
-    assert backbones.create(VIT, pretrained=False).sha256 != again.sha256
+    again = backbones.create_backbone(VIT, weights=vit_file)
+    assert backbones.create_backbone(VIT, weights=vit_file).sha256 == again.sha256
+    assert backbones.create_backbone(VIT, pretrained=False).sha256 != again.sha256
 
 
 def test_the_loaded_vit_is_timms_own(vit_file):
-    mine = backbones.create(VIT, weights=vit_file).module.state_dict()
+    mine = backbones.create_backbone(VIT, weights=vit_file).module.state_dict()
     overlay = {"file": str(vit_file)}
     timms = timm.create_model(VIT, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0).state_dict()
     assert mine.keys() == timms.keys()
@@ -114,11 +114,11 @@ def test_the_loaded_vit_is_timms_own(vit_file):
 
 def test_weights_of_another_model_are_refused(vit_file):
     with pytest.raises(MtpeftError, match="does not hold weights for vit_small"):
-        backbones.create("vit_small_patch16_224", weights=vit_file)
+        backbones.create_backbone("vit_small_patch16_224", weights=vit_file)
 
 
 def test_a_host_on_the_real_vit_begins_as_the_vit(vit_file):
-    model = backbones.create(VIT, weights=vit_file).module.eval()
+    model = backbones.create_backbone(VIT, weights=vit_file).module.eval()
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         before = model(images)

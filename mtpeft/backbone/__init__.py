@@ -42,7 +42,7 @@ class Backbone:
     sha256: str
 
 
-def create(
+def create_backbone(
     name: str,
     *,
     weights: str | Path | None = None,

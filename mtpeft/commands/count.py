@@ -75,7 +75,7 @@ def _attach(config: Config, backbone: str, tasks: list[str], device: str) -> tup
     """The backbone, its number of parameters, and a host on it."""
     import torch
 
-    from mtpeft.backbone import create as create_backbone
+    from mtpeft.backbone import create_backbone
     from mtpeft.peft.host import Host
 
     methods = [

@@ -1,4 +1,4 @@
-"""``mtpeft export``: the parts of a task merged into the backbone."""
+"""``mtpeft export``: a trained task in another tool's format."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ from pathlib import Path
 
 from mtpeft.commands.output import print_json
 from mtpeft.errors import UsageError, did_you_mean
-from mtpeft.export.merged import merged
+from mtpeft.files import write_file
+from mtpeft.plugins import create
 from mtpeft.training.run import Run
 from mtpeft.training.run_files import refuse_existing
 from mtpeft.training.setup import open_run
 
 
 def run(folder: Path, *, to: str, out: Path | None, task: str | None, json: bool) -> None:
-    """Write a checkpoint that plain timm loads, and a note how.
+    """Write what the exporter ``to`` makes of a task, and a note how it is loaded.
 
     Raises:
-        UsageError: for an unknown format, an unknown task or none where there are several, or a file that exists.
-        NotApplicable: if the methods cannot be merged, and why.
+        UsageError: for an unknown exporter, an unknown task or none where there are several, or a file that exists.
+        NotApplicable: where the format cannot hold what was trained, and why.
     """
-    if to != "timm":
-        raise UsageError(f'"{to}" is no format to export to', hint=did_you_mean(to, ["timm"]))
+    exporter = create("exporters", to, {}, f"exporters.{to}")
     opened = open_run(folder)
     name = _choose(opened, task)
-    out = out or folder / "export" / f"{name}.safetensors"
+    out = out or folder / "export" / f"{name}{exporter.suffix}"
     note = out.with_suffix(".txt")
     for path in (out, note):
         refuse_existing(path, hint="give another --out")
-    exported = merged(opened, name)
-    exported.write(out, note)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    exported = exporter.export(opened, name, out)
+    write_file(note, (exported.how + "\n").encode())
     if json:
         print_json({"file": str(out), "note": str(note), "task": name, **exported.about})
     else:
-        print(exported.how(out))
+        print(exported.how)
 
 
 def _choose(opened: Run, task: str | None) -> str:

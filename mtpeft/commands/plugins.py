@@ -7,14 +7,14 @@ from dataclasses import asdict
 from mtpeft.commands.output import print_json, print_table
 from mtpeft.plugins import manager
 
-COLUMNS = ("name", "distribution", "version", "state", "seconds", "hooks", "error")
+COLUMNS = ("name", "distribution", "version", "state", "seconds", "hooks", "changed", "error")
 
 
 def run(*, json: bool) -> None:
     """Print every plugin, loaded or not.
 
     Raises:
-        MtpeftError: the first problem that keeps mtpeft from working, after the listing.
+        MtpeftError: the first plugin that failed or breaks the contract, after the listing.
     """
     problems = manager().problems()
     rows = [asdict(plugin) for plugin in manager().plugins.values()]

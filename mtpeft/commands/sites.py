@@ -15,10 +15,10 @@ def run(backbone: str, *, json: bool) -> None:
     Raises:
         UsageError: for an unknown backbone.
     """
-    from mtpeft.backbone import create
+    from mtpeft.backbone import create_backbone
     from mtpeft.peft.find_sites import find_sites
 
-    made = create(backbone, pretrained=False)
+    made = create_backbone(backbone, pretrained=False)
     rows: list[dict[str, Any]] = [
         {"name": s.name, "kind": s.kind, "shape": list(s.shape), "path": s.path, "bypassed": s.bypassed}
         for s in find_sites(made.module)

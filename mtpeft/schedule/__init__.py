@@ -1,15 +1,8 @@
 """When each task is met: streams of events, and the keyed order of samples. Pure Python, no torch."""
 
 from mtpeft.keyed_random import Cursor, key, sample_order
-from mtpeft.schedule.base import Schedule, TaskSize
+from mtpeft.schedule.base import Schedule, TaskSize, full_quota, longest
 from mtpeft.schedule.events import Batch, Begin, End, Evaluate, Event, Update
-
-builtin: dict[str, str] = {
-    "joint": "mtpeft.schedule.joint:Joint",
-    "sequential": "mtpeft.schedule.sequential:Sequential",
-    "interleaved": "mtpeft.schedule.interleaved:Interleaved",
-}
-"""The schedules that come with mtpeft, as the hook ``register_schedules`` gives them."""
 
 __all__ = [
     "Batch",
@@ -21,7 +14,8 @@ __all__ = [
     "Schedule",
     "TaskSize",
     "Update",
-    "builtin",
+    "full_quota",
     "key",
+    "longest",
     "sample_order",
 ]

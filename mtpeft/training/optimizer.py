@@ -1,36 +1,60 @@
-"""AdamW over what a stage trains, and its learning rate at each update."""
+"""The contract of an optimizer, one over what a stage trains, and its learning rate at each update."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import cos, pi
+from typing import Any
 
 import torch
 from torch import nn
+
+from mtpeft.plugins import create
+
+
+@dataclass
+class Optimizer(ABC):
+    """Subclass as a dataclass: the fields are the optimizer's own settings.
+
+    Learning rates and weight decay come with the groups.
+    """
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """A torch optimizer over parameter groups, each with ``params``, ``lr`` and ``weight_decay``."""
 
 
 def build_optimizer(
     parameters: Mapping[str, nn.Parameter],
     rates: Mapping[str, float],
     *,
-    betas: tuple[float, float],
     weight_decay: float,
-) -> torch.optim.AdamW:
-    """AdamW; vectors (biases, norms, gains) do not decay.
+    betas: tuple[float, float] | None = None,
+    name: str = "adamw",
+    settings: Mapping[str, Any] | None = None,
+) -> torch.optim.Optimizer:
+    """A registered optimizer; vectors (biases, norms, gains) do not decay.
 
     Args:
         rates: the peak learning rate of each parameter; its group keeps it as ``peak``.
+        betas: those of the Adam family.
+        name: what it is registered as.
+        settings: its own settings.
+
+    Raises:
+        UsageError: for an unknown optimizer or setting.
     """
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(0.0, False): []}  # AdamW wants a group, even an empty one
-    for name, parameter in parameters.items():
-        groups.setdefault((rates[name], parameter.ndim >= 2), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": members, "peak": peak, "weight_decay": weight_decay if decays else 0.0}
-            for (peak, decays), members in groups.items()
-        ],
-        betas=betas,
-    )
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(0.0, False): []}  # torch wants a group, even an empty one
+    for key, parameter in parameters.items():
+        groups.setdefault((rates[key], parameter.ndim >= 2), []).append(parameter)
+    tables = [
+        {"params": members, "lr": peak, "peak": peak, "weight_decay": weight_decay if decays else 0.0}
+        for (peak, decays), members in groups.items()
+    ]
+    own = dict(settings or {}) | ({"betas": list(betas)} if betas else {})
+    return create("optimizers", name, own, "optimizer").build(tables)
 
 
 def rate(step: int, steps: int, warmup: int) -> float:

@@ -69,7 +69,7 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     balancer = create("balancers", config.balance.name, config.balance.settings, "balance", config.origin)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
-    backbone = backbones.create(
+    backbone = backbones.create_backbone(
         config.backbone,
         weights=None if config.weights == RANDOM_WEIGHTS else config.weights,
         pretrained=config.weights != RANDOM_WEIGHTS,

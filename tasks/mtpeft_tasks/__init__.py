@@ -1,4 +1,4 @@
-"""The built-in task types and data readers, registered by name; nothing is imported until it is used."""
+"""The built-in task types, heads and data readers, registered by name; nothing is imported until it is used."""
 
 from __future__ import annotations
 
@@ -16,6 +16,23 @@ def register_tasks() -> dict[str, str]:
         "normals": "mtpeft_tasks.normals.task:SurfaceNormals",
         "saliency": "mtpeft_tasks.saliency.task:Saliency",
         "edges": "mtpeft_tasks.edges.task:EdgeDetection",
+    }
+
+
+@hookimpl
+def register_heads() -> dict[str, str]:
+    """``cls/NAME`` serve one or several labels of an image, ``pixels/NAME`` every type that predicts for each pixel."""
+    return {
+        "cls/linear": "mtpeft_tasks.classification.heads:Linear",
+        "cls/cosine": "mtpeft_tasks.classification.heads:Cosine",
+        "det/fcos": "mtpeft_tasks.detection.fcos:FCOSDetector",
+        "det/retinanet": "mtpeft_tasks.detection.retinanet:RetinaNetDetector",
+        "det/faster-rcnn": "mtpeft_tasks.detection.faster_rcnn:FasterRCNNDetector",
+        "pixels/linear": "mtpeft_tasks.segmentation.heads:Linear",
+        "pixels/upernet": "mtpeft_tasks.segmentation.upernet:UPerNet",
+        "pixels/setr-pup": "mtpeft_tasks.segmentation.setr_pup:SETRPUP",
+        "pixels/mask-transformer": "mtpeft_tasks.segmentation.mask_transformer:MaskTransformer",
+        "seg/query": "mtpeft_tasks.segmentation.query:Query",
     }
 
 

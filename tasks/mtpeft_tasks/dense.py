@@ -15,7 +15,6 @@ from mtpeft.api import FeaturesInfo, Head
 from mtpeft_tasks.images import ImageTask
 from mtpeft_tasks.maps import MAPS
 from mtpeft_tasks.names import known_positions, make_head
-from mtpeft_tasks.segmentation.heads import PIXEL_HEADS
 from mtpeft_tasks.transforms import Fit, content
 
 
@@ -62,7 +61,7 @@ class DenseTask(ImageTask, ABC):
         """What one sample's outputs ``(K, H, W)`` say."""
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
-        return make_head(PIXEL_HEADS, self.head_config, info, classes)
+        return make_head(("pixels",), "linear", self.head_config, info, classes)
 
     def loss(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """A mean over the labelled pixels of the batch; 0 where there is none."""

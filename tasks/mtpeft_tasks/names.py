@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtpeft.api import DataError, Head, UsageError, checked, did_you_mean
+from mtpeft.api import DataError, Head, UsageError, checked, did_you_mean, registry, resolve
 
 UNKNOWN = -1
 
@@ -37,8 +37,14 @@ def known_positions(names: Sequence[str], classes: Sequence[str]) -> Tensor:
     return index
 
 
-def make_head(kinds: Mapping[str, Callable[..., Head]], config: Mapping[str, Any], *fixed: Any) -> Head:
-    """The head that ``head = {name = ..., ...}`` asks for; the first of ``kinds`` is the default.
+def heads_for(*kinds: str) -> dict[str, str]:
+    """The registered heads ``KIND/NAME`` of these kinds, by name: ``{"fcos": "det/fcos", ...}``."""
+    ids = {id: id.partition("/") for id in registry("heads")}
+    return {name: id for id, (kind, _, name) in ids.items() if kind in kinds}
+
+
+def make_head(kinds: Sequence[str], default: str, config: Mapping[str, Any], *fixed: Any) -> Head:
+    """The registered head of these kinds that ``head = {name = ..., ...}`` asks for.
 
     A head's settings are its keyword-only parameters, strictly typed by their annotations.
 
@@ -46,16 +52,17 @@ def make_head(kinds: Mapping[str, Callable[..., Head]], config: Mapping[str, Any
         UsageError: for an unknown head or setting, or a value of a wrong type or range.
     """
     settings = dict(config)
-    name = settings.pop("name", next(iter(kinds)))
-    if str(name) not in kinds:
-        raise UsageError(f'unknown head "{name}"', hint=did_you_mean(str(name), kinds))
-    parameters = inspect.signature(kinds[name], eval_str=True).parameters.values()
+    name, ids = settings.pop("name", default), heads_for(*kinds)
+    if str(name) not in ids:
+        raise UsageError(f'unknown head "{name}"', hint=did_you_mean(str(name), ids))
+    cls = resolve("heads", ids[name])
+    parameters = inspect.signature(cls, eval_str=True).parameters.values()
     known = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     for key in settings:
         if key not in known:
             raise UsageError(f'head "{name}" has no setting "{key}"', hint=did_you_mean(key, known))
     given = {key: checked(known[key].annotation, v, f"{name}.{key}", known[key].default) for key, v in settings.items()}
-    return kinds[name](*fixed, **given)
+    return cls(*fixed, **given)
 
 
 def grown(old: Tensor, count: int, std: float = 0.0) -> Tensor:

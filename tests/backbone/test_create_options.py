@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtpeft.backbone import create
+from mtpeft.backbone import create_backbone
 from mtpeft.config import Overrides, load
 from mtpeft.errors import UsageError
 from mtpeft.training.run import Run
@@ -12,18 +12,18 @@ from mtpeft.training.setup import setup
 
 
 def test_options_reach_timm() -> None:
-    symmetric = create("mobilenetv2_035", pretrained=False, image_size=32)
-    same = create("mobilenetv2_035", pretrained=False, image_size=32, options={"pad_type": "same"})
+    symmetric = create_backbone("mobilenetv2_035", pretrained=False, image_size=32)
+    same = create_backbone("mobilenetv2_035", pretrained=False, image_size=32, options={"pad_type": "same"})
     assert type(symmetric.module.conv_stem).__name__ == "Conv2d"
     assert type(same.module.conv_stem).__name__ == "Conv2dSame"
 
 
 def test_normalization_is_the_backbones_or_a_protocols() -> None:
-    own = create("resnet10t", pretrained=False)
+    own = create_backbone("resnet10t", pretrained=False)
     assert own.image.mean == (0.485, 0.456, 0.406)
-    half = create("resnet10t", pretrained=False, normalization="inception")
+    half = create_backbone("resnet10t", pretrained=False, normalization="inception")
     assert (half.image.mean, half.image.std) == ((0.5,) * 3, (0.5,) * 3) and half.sha256 != ""
-    none = create("micro", normalization="none")
+    none = create_backbone("micro", normalization="none")
     assert (none.image.mean, none.image.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
@@ -38,7 +38,7 @@ def test_normalization_is_the_backbones_or_a_protocols() -> None:
 )
 def test_options_that_cannot_be(name: str, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        create(name, pretrained=False, options=options)
+        create_backbone(name, pretrained=False, options=options)
 
 
 def test_random_weights_are_the_seeds_and_need_no_file() -> None:

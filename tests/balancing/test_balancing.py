@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from math import exp
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mtpeft.balancing import Balancer, builtin
-from mtpeft.balancing.dynamic import DynamicWeightAverage
-from mtpeft.balancing.equal import Equal
-from mtpeft.balancing.random import RandomLossWeighting
-from mtpeft.balancing.uncertainty import UncertaintyWeighting
+from mtpeft.balancing import Balancer
+from mtpeft.plugins import registry, resolve
+from mtpeft_plugins.balancing.dwa import Dwa
+from mtpeft_plugins.balancing.equal import Equal
+from mtpeft_plugins.balancing.rlw import Rlw
+from mtpeft_plugins.balancing.uw import Uw
 
 WEIGHTS = {"cls": 1.0, "det.a": 0.5, "seg": 2.0}
 
 
 def kind(name: str) -> type[Balancer]:
-    module, attribute = builtin[name].split(":")
-    return getattr(import_module(module), attribute)
+    return resolve("balancers", name)
+
+
+def test_these_balancers_come_with_mtpeft() -> None:
+    assert set(registry("balancers")) == {"equal", "uw", "dwa", "rlw"}
 
 
 def started(balancer: Balancer, weights: dict[str, float] = WEIGHTS) -> Balancer:
@@ -33,7 +36,7 @@ def leaves(*values: float) -> dict[str, Tensor]:
     return {task: torch.tensor(value, requires_grad=True) for task, value in zip(WEIGHTS, values, strict=False)}
 
 
-@pytest.mark.parametrize("name", builtin)
+@pytest.mark.parametrize("name", registry("balancers"))
 def test_every_builtin_gives_each_task_a_gradient(name: str) -> None:
     balancer = started(kind(name)())
     losses = leaves(1.0, 2.0, 3.0)
@@ -43,14 +46,14 @@ def test_every_builtin_gives_each_task_a_gradient(name: str) -> None:
     assert all(loss.grad > 0 for loss in losses.values())
 
 
-@pytest.mark.parametrize("name", builtin)
+@pytest.mark.parametrize("name", registry("balancers"))
 def test_every_builtin_takes_a_batch_of_one_of_the_tasks(name: str) -> None:
     losses = leaves(1.0)
     started(kind(name)()).combine(losses).backward()
     assert losses["cls"].grad > 0
 
 
-@pytest.mark.parametrize("name", builtin)
+@pytest.mark.parametrize("name", registry("balancers"))
 def test_every_builtin_resumes_exactly(name: str) -> None:
     settings = {"window": 2} if name == "dwa" else {}
     stream = [leaves(1.0 + i, 3.0 - i / 4, 2.0 + i % 3) for i in range(9)]
@@ -70,7 +73,7 @@ def test_every_builtin_resumes_exactly(name: str) -> None:
     assert [resumed.combine(losses).item() for losses in stream[5:]] == expected[5:]
 
 
-@pytest.mark.parametrize("name", builtin)
+@pytest.mark.parametrize("name", registry("balancers"))
 def test_gradients_of_tasks_add_up_where_no_aggregator_is_chosen(name: str) -> None:
     balancer = started(kind(name)())
     assert not balancer.needs_task_gradients
@@ -86,7 +89,7 @@ def test_equal_is_the_weighted_sum() -> None:
 
 
 def test_uncertainty_weighting_by_hand_and_at_its_optimum() -> None:
-    balancer = started(UncertaintyWeighting(initial=0.5))
+    balancer = started(Uw(initial=0.5))
     expected = exp(-0.5) * (1 + 0.5 * 4 + 2 * 3) + 3 * 0.25
     assert balancer.combine(leaves(1.0, 4.0, 3.0)).item() == pytest.approx(expected)
     with torch.no_grad():
@@ -97,7 +100,7 @@ def test_uncertainty_weighting_by_hand_and_at_its_optimum() -> None:
 
 
 def test_dynamic_weights_follow_the_ratio_of_two_windows() -> None:
-    balancer = started(DynamicWeightAverage(temperature=2.0, window=2), {"cls": 1.0, "seg": 1.0})
+    balancer = started(Dwa(temperature=2.0, window=2), {"cls": 1.0, "seg": 1.0})
     for cls, seg in [(3.0, 1.0), (5.0, 1.0), (2.0, 1.0), (2.0, 1.0)]:
         assert balancer.factors() == {"cls": 1.0, "seg": 1.0}
         balancer.combine({"cls": torch.tensor(cls), "seg": torch.tensor(seg)})
@@ -108,17 +111,17 @@ def test_dynamic_weights_follow_the_ratio_of_two_windows() -> None:
 
 
 def test_random_weights_sum_to_one_and_differ_by_draw_and_seed() -> None:
-    balancer = started(RandomLossWeighting(), dict.fromkeys(WEIGHTS, 1.0))
+    balancer = started(Rlw(), dict.fromkeys(WEIGHTS, 1.0))
     assert balancer.combine(leaves(5.0, 5.0, 5.0)).item() == pytest.approx(5)
     draws = [balancer.combine(leaves(1.0, 2.0, 3.0)).item() for _ in range(5)]
-    other = started(RandomLossWeighting(seed=1), dict.fromkeys(WEIGHTS, 1.0))
+    other = started(Rlw(seed=1), dict.fromkeys(WEIGHTS, 1.0))
     assert len(set(draws)) == 5
     assert other.combine(leaves(1.0, 2.0, 3.0)).item() not in draws
 
 
 def test_random_weights_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    started(RandomLossWeighting()).combine(leaves(1.0, 2.0, 3.0))
+    started(Rlw()).combine(leaves(1.0, 2.0, 3.0))
     assert torch.equal(before, torch.get_rng_state())
 
 

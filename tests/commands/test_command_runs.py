@@ -166,7 +166,7 @@ def test_bad_input_is_one_sentence(capsys, run, picture):
     assert refused(capsys, *predict, "absent.png").startswith('1 there is no image "absent.png"')
     assert refused(capsys, "predict", name, "--task", "c", str(picture)) == '2 "run" has no task "c"'
     assert "exists already" in refused(capsys, *predict, str(picture), "--out", str(picture.parent))
-    assert refused(capsys, "export", name, "--to", "onnx") == '2 "onnx" is no format to export to'
+    assert refused(capsys, "export", name, "--to", "nonsense") == '2 there is no exporter "nonsense"'
     assert refused(capsys, "export", name).startswith("2 this run has several tasks")
     assert refused(capsys, "export", name, "--task", "c") == '2 this run has no task "c"'
     (run / "export").mkdir()

@@ -405,7 +405,7 @@ def test_a_plugin_that_is_gone_is_named(tmp_path):
     description["methods"][0] |= {"id": "gone", "package": "mtpeft-gone", "version": "1.2"}
     (folder / "adapter.json").write_text(json.dumps(description))
     with pytest.raises(
-        MtpeftError, match='needs the method "gone" of mtpeft-gone 1.2, which is not installed'
+        MtpeftError, match=r'needs the method "gone" of mtpeft-gone 1\.2, which is not installed'
     ) as error:
         mtpeft.load(folder, zoo()["vit"]())
     assert "pip install mtpeft-gone" in error.value.hint

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from importlib import import_module
 from itertools import islice
 from typing import get_args
 
@@ -14,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtpeft.errors import UsageError
-from mtpeft.schedule import Batch, Begin, End, Evaluate, Schedule, TaskSize, Update, builtin
+from mtpeft.plugins import registry, resolve
+from mtpeft.schedule import Batch, Begin, End, Evaluate, Schedule, TaskSize, Update
 from mtpeft.schedule.base import divide
-from mtpeft.schedule.interleaved import Interleaved, Sampler
-from mtpeft.schedule.joint import Joint
-from mtpeft.schedule.sequential import Sequential
 from mtpeft.settings import build
+from mtpeft_plugins.schedules.interleaved import Interleaved, Sampler
+from mtpeft_plugins.schedules.joint import Joint
+from mtpeft_plugins.schedules.sequential import Sequential
 
 TASKS = {"cls": TaskSize(100, 8), "det": TaskSize(30, 4), "seg": TaskSize(50, 6)}
 
@@ -211,12 +211,12 @@ def test_no_task_and_no_sample_are_refused() -> None:
 
 
 def test_builtin_names_lead_to_schedules() -> None:
-    for path in builtin.values():
-        module, name = path.split(":")
-        assert issubclass(getattr(import_module(module), name), Schedule)
+    assert set(registry("schedules")) == {"joint", "sequential", "interleaved"}
+    for name in registry("schedules"):
+        assert issubclass(resolve("schedules", name), Schedule)
 
 
 def test_schedules_import_no_torch() -> None:
-    modules = ", ".join(path.split(":")[0] for path in builtin.values())
+    modules = ", ".join(entry.reference.split(":")[0] for entry in registry("schedules").values())
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mtpeft.errors import UsageError
 from mtpeft.schedule import Batch, TaskSize
-from mtpeft.schedule.interleaved import Interleaved, Sampler
 from mtpeft.settings import build
+from mtpeft_plugins.schedules.interleaved import Interleaved, Sampler
 
 COUNTS = [50_000, 5_000, 1_000]
 

@@ -15,9 +15,10 @@ from mtpeft_tasks.dense import DenseTask, at_image_size, at_output_size, mean_wh
 from mtpeft_tasks.depth.task import DepthEstimation
 from mtpeft_tasks.edges.task import EdgeDetection
 from mtpeft_tasks.maps import NAMES
+from mtpeft_tasks.names import heads_for
 from mtpeft_tasks.normals.task import SurfaceNormals
 from mtpeft_tasks.saliency.task import Saliency
-from mtpeft_tasks.segmentation.heads import PIXEL_HEADS, Linear
+from mtpeft_tasks.segmentation.heads import Linear
 
 INFO = FeaturesInfo(pooled=6, channels=(6,), strides=(8,), prefix=1, image_size=(32, 48))
 TASKS = [DepthEstimation(), SurfaceNormals(), SurfaceNormals(distance="cosine"), Saliency(), EdgeDetection()]
@@ -165,7 +166,7 @@ def test_they_train_together_without_data(tmp_path, monkeypatch, capsys):
     assert results["summary"]["average"] is None  # no mean over units that cannot be added
 
 
-@pytest.mark.parametrize("name", PIXEL_HEADS)
+@pytest.mark.parametrize("name", heads_for("pixels"))
 @pytest.mark.parametrize("task", TASKS, ids=ids)
 def test_every_segmentation_head_serves(task, name):
     task = type(task)(head_config={"name": name})

@@ -12,10 +12,10 @@ from mtpeft.backbone.extract import Extractor
 from mtpeft.backbone.micro import micro
 from mtpeft.testing import check_task
 from mtpeft.testing.zoo import zoo
-from mtpeft_tasks.detection.heads import HEADS
 from mtpeft_tasks.detection.task import Detection
+from mtpeft_tasks.names import heads_for
 
-every_head = pytest.mark.parametrize("name", HEADS)
+every_head = pytest.mark.parametrize("name", heads_for("det"))
 two_looks = pytest.mark.parametrize("name", ["retinanet", "faster-rcnn"])
 every_info = pytest.mark.parametrize("info", [PLAIN, WIDE, HIERARCHICAL], ids=["plain", "wide", "hierarchical"])
 ROWS = {

@@ -13,14 +13,14 @@ from mtpeft.backbone.extract import Extractor
 from mtpeft.backbone.micro import micro
 from mtpeft.testing import check_task
 from mtpeft.testing.zoo import zoo
-from mtpeft_tasks.segmentation.heads import HEADS, PIXEL_HEADS
+from mtpeft_tasks.names import heads_for
 from mtpeft_tasks.segmentation.mask_transformer import MaskTransformer
 from mtpeft_tasks.segmentation.pixels import OneMap
 from mtpeft_tasks.segmentation.setr_pup import SETRPUP
 from mtpeft_tasks.segmentation.task import Segmentation
 from mtpeft_tasks.segmentation.upernet import PyramidPool, UPerNet
 
-NEW = [name for name in PIXEL_HEADS if name != "linear"]
+NEW = [name for name in heads_for("pixels") if name != "linear"]
 every_head = pytest.mark.parametrize("name", NEW)
 
 
@@ -203,7 +203,7 @@ def test_settings_that_cannot_be_are_refused_with_a_hint(config, message, hint):
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", heads_for("pixels", "seg"))
 def test_it_learns_four_scenes_from_frozen_features(name):
     torch.manual_seed(0)
     task = Segmentation(augment="none", head_config={"name": name, "width": 64})

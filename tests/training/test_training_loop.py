@@ -121,7 +121,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path, monkeypatc
 
 
 def test_task_gradients_added_up_are_the_plain_gradient(tmp_path, monkeypatch):
-    from mtpeft.balancing.equal import Equal
+    from mtpeft_plugins.balancing.equal import Equal
 
     plain = gradients(tmp_path / "1", monkeypatch)
     monkeypatch.setattr(Equal, "needs_task_gradients", True)

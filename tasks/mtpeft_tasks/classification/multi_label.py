@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtpeft.api import FeaturesInfo, Head, Metric, Sample, Share
-from mtpeft_tasks.classification.heads import HEADS
 from mtpeft_tasks.classification.metric import MeanAveragePrecision
 from mtpeft_tasks.digits import Kind
 from mtpeft_tasks.drawing import caption, said
@@ -39,7 +38,7 @@ class MultiLabel(ImageTask):
     threshold: Share = 0.5
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
-        return make_head(HEADS, self.head_config, info, classes)
+        return make_head(("cls",), "linear", self.head_config, info, classes)
 
     def loss(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Binary cross-entropy, for each sample the mean over its target's classes; 0 where no sample has labels."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtpeft.api import FeaturesInfo, Fraction, Head, Metric, Sample
-from mtpeft_tasks.classification.heads import HEADS
 from mtpeft_tasks.classification.metric import Accuracy
 from mtpeft_tasks.digits import Kind
 from mtpeft_tasks.drawing import caption, said
@@ -37,7 +36,7 @@ class Classification(ImageTask):
     label_smoothing: Fraction = 0.0
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
-        return make_head(HEADS, self.head_config, info, classes)
+        return make_head(("cls",), "linear", self.head_config, info, classes)
 
     def loss(self, head: Head, outputs: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Cross-entropy over the samples that have a label; 0 where none has."""

@@ -14,7 +14,6 @@ from mtpeft.api import DataError, FeaturesInfo, Head, ImageConfig, Sample
 from mtpeft_tasks import drawing
 from mtpeft_tasks.detection.average_precision import AveragePrecision
 from mtpeft_tasks.detection.detector import Detector, Outputs
-from mtpeft_tasks.detection.heads import HEADS
 from mtpeft_tasks.digits import Kind
 from mtpeft_tasks.names import make_head
 from mtpeft_tasks.some_classes import Others, SomeClasses
@@ -41,7 +40,7 @@ class Detection(SomeClasses):
     others: Others = "background"
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
-        return make_head(HEADS, self.head_config, info, classes)
+        return make_head(("det",), "fcos", self.head_config, info, classes)
 
     def transform(self, image: ImageConfig, *, train: bool) -> Callable[[Sample], tuple[Tensor, dict[str, Any]]]:
         return Checked(super().transform(image, train=train))

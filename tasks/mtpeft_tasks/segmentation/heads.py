@@ -1,4 +1,4 @@
-"""The linear segmentation head, where every cell of the maps predicts its own patch of pixels; all heads by name."""
+"""The linear segmentation head, where every cell of the maps predicts its own patch of pixels."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtpeft.api import Count, Features, FeaturesInfo, Fraction, Whole
-from mtpeft_tasks.segmentation.mask_transformer import MaskTransformer
-from mtpeft_tasks.segmentation.pixels import PixelHead, SegmentationHead, deepest, upscale_for
-from mtpeft_tasks.segmentation.query import Query
-from mtpeft_tasks.segmentation.setr_pup import SETRPUP
-from mtpeft_tasks.segmentation.upernet import UPerNet
+from mtpeft_tasks.segmentation.pixels import PixelHead, deepest, upscale_for
 
 
 class Linear(PixelHead):
@@ -65,15 +61,3 @@ class Linear(PixelHead):
                 cells = cells.permute(0, 2, 3, 1)
             found.append(cells)
         return sum(found[1:], found[0])
-
-
-PIXEL_HEADS: dict[str, type[PixelHead]] = {
-    "linear": Linear,
-    "upernet": UPerNet,
-    "setr-pup": SETRPUP,
-    "mask-transformer": MaskTransformer,
-}
-"""Those that give numbers for each pixel, whatever these stand for; the first is the default."""
-
-HEADS: dict[str, type[SegmentationHead]] = {**PIXEL_HEADS, "query": Query}
-"""Those of classes."""

@@ -16,7 +16,6 @@ from mtpeft_tasks.dense import at_image_size, at_output_size
 from mtpeft_tasks.digits import Kind
 from mtpeft_tasks.maps import BACKGROUND, IGNORED
 from mtpeft_tasks.names import known_positions, make_head
-from mtpeft_tasks.segmentation.heads import HEADS
 from mtpeft_tasks.segmentation.metric import MeanIoU, renumbered
 from mtpeft_tasks.segmentation.pixels import SegmentationHead
 from mtpeft_tasks.some_classes import Others, SomeClasses
@@ -42,7 +41,7 @@ class Segmentation(SomeClasses):
     label_smoothing: Fraction = 0.0
 
     def head(self, info: FeaturesInfo, classes: Sequence[str]) -> Head:
-        return make_head(HEADS, self.head_config, info, classes)
+        return make_head(("pixels", "seg"), "linear", self.head_config, info, classes)
 
     def loss(self, head: SegmentationHead, outputs: Any, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The head's losses over labelled pixels, cross-entropy for all but ``query``; 0 where there is none."""

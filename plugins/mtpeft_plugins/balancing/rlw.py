@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtpeft.balancing.base import Balancer
-from mtpeft.settings import Whole
+from mtpeft.api import Balancer, Whole
 
 
 @dataclass
-class RandomLossWeighting(Balancer):
+class Rlw(Balancer):
     """``softmax(N(0, I))`` on the weighted losses, drawn anew for each batch from a generator of its own.
 
     Attributes:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.balancing.base import Balancer
+from mtpeft.api import Balancer
 
 
 @dataclass
-class UncertaintyWeighting(Balancer):
+class Uw(Balancer):
     """``sum w_t l_t / e^{s_t} + s_t / 2`` with a learned log variance s of each task (the form for cross-entropy).
 
     Attributes:

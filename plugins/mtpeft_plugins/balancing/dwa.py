@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtpeft.balancing.base import Balancer
-from mtpeft.settings import Count, Positive
+from mtpeft.api import Balancer, Count, Positive
 
 
 @dataclass
-class DynamicWeightAverage(Balancer):
+class Dwa(Balancer):
     """``T softmax(rho / temperature)`` on the weighted losses, rho a task's mean loss in the last window over the one
     before; every weight is 1 until each task has two windows. The paper's window is an epoch.
 

@@ -8,9 +8,7 @@ from itertools import cycle, repeat
 from random import Random
 from typing import Literal
 
-from mtpeft.errors import UsageError
-from mtpeft.schedule.base import Schedule, TaskSize, full_quota, longest
-from mtpeft.settings import Count, Positive
+from mtpeft.api import Count, Positive, Schedule, TaskSize, UsageError, full_quota, longest
 
 Sampler = Literal["proportional", "temperature", "annealed", "capped", "uniform", "round-robin", "mixed"]
 

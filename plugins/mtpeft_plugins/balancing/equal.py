@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtpeft.balancing.base import Balancer
+from mtpeft.api import Balancer
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Continual learning: one task after another."""
+"""Joint training: one stage in which every batch carries samples of every task."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from itertools import repeat
 from random import Random
 
-from mtpeft.schedule.base import Schedule, TaskSize, full_quota, longest
+from mtpeft.api import Schedule, TaskSize, full_quota, longest
 
 
 @dataclass
-class Sequential(Schedule):
-    """One stage for each task in order, or the given ``stages``; tasks that share a stage are trained jointly in it."""
+class Joint(Schedule):
+    """All tasks at once: every update takes ``batch_size`` samples of each. With ``stages``, so within each stage."""
 
     def default_stages(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
-        return [(name,) for name in names]
+        return [names]
 
     def epoch(self, sizes: Mapping[str, TaskSize]) -> int:
         return longest(sizes)

@@ -1,0 +1,1 @@
+"""Balancers: how several losses or gradients become one step."""

@@ -1,0 +1,1 @@
+"""Exporters: trained tasks in the formats of other tools."""

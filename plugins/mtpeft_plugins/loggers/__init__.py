@@ -1,0 +1,1 @@
+"""Loggers: where a training's events are written beside its own log."""

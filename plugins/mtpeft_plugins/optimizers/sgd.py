@@ -1,0 +1,21 @@
+"""Stochastic gradient descent with momentum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mtpeft.api import Fraction, Optimizer
+
+
+@dataclass
+class Sgd(Optimizer):
+    """``v = momentum v + g``, ``w -= lr v``; with ``nesterov``, ``w -= lr (g + momentum v)``."""
+
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
