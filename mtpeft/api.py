@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from mtpeft.schedule import Schedule as Schedule
     from mtpeft.schedule import TaskSize as TaskSize
     from mtpeft.schedule import Update as Update
+    from mtpeft.score import Form as Form
+    from mtpeft.score import Score as Score
     from mtpeft.settings import Count as Count
     from mtpeft.settings import Fraction as Fraction
     from mtpeft.settings import NonNegative as NonNegative
@@ -63,7 +65,6 @@ if TYPE_CHECKING:
     from mtpeft.task import Head as Head
     from mtpeft.task import Metric as Metric
     from mtpeft.task import Sample as Sample
-    from mtpeft.task import Score as Score
     from mtpeft.task import Split as Split
     from mtpeft.task import Task as Task
 
@@ -87,7 +88,8 @@ _WHERE = {
     "mtpeft.schedule": ["Batch", "Begin", "End", "Evaluate", "Event", "Schedule", "TaskSize", "Update"],
     "mtpeft.balancing": ["Balancer"],
     "mtpeft.settings": ["Count", "Fraction", "NonNegative", "Positive", "Share", "Whole", "checked"],
-    "mtpeft.task": ["SPLITS", "Dataset", "Head", "Metric", "Sample", "Score", "Split", "Task"],
+    "mtpeft.score": ["Form", "Score"],
+    "mtpeft.task": ["SPLITS", "Dataset", "Head", "Metric", "Sample", "Split", "Task"],
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 

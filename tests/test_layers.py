@@ -13,7 +13,7 @@ ROOMS = [
     ["errors", "keyed_random"],
     ["files", "hookspecs", "names"],
     ["settings"],
-    ["recipe"],
+    ["recipe", "score"],
     ["config"],
     ["plugins"],
     ["backbone"],
@@ -42,6 +42,7 @@ NO_TORCH = [
     "plugins",
     "recipe",
     "schedule",
+    "score",
     "settings",
 ]
 TORCH = {"torch", "torchvision", "timm"}

@@ -61,8 +61,7 @@ class Inheritance:
         """Hand everything over to a run just built."""
         if self.matrix is not None:
             run.restore(find_adapter(Path(self.folder)))
-            run.matrix = ResultMatrix(run.matrix.tasks, [*self.matrix.stages, *run.matrix.stages])
-            run.matrix.cells |= self.matrix.cells
+            run.matrix = self.matrix.continued(run.matrix.tasks, run.matrix.stages)
             self.freeze(run)
 
     def freeze(self, run: Run) -> None:

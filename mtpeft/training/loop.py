@@ -146,7 +146,7 @@ class Loop:
             self.log(entry | {"step": self.at.step, "value": score.value, "count": score.count})
         if event.final:
             for name, score in scores.items():
-                self.run.matrix.add(event.stage, name, score.value, score.count, score.detail)
+                self.run.matrix.record(event.stage, name, score)
         elif self.validation.update(scores):
             self.at.stopped = True
             self.progress.say(f"no task improved on validation: stage {event.stage + 1} stops at update {self.at.step}")

@@ -107,7 +107,7 @@ def test_costs_that_were_not_measured_are_not_shown() -> None:
 
 
 def test_zero_by_construction_is_called_isolated() -> None:
-    costs = Costs(Parameters(0, {"cls": 5, "det": 5}, {"cls": 1, "det": 1}))
+    costs = Costs(Parameters(0, {"cls": 5, "det": 5}, {"cls": 1, "det": 1}), isolated=("cls", "det"))
     text = render(matrix([["cls"], ["det"]], [{"cls": 90.0}, {"cls": 90.0, "det": 40.0}], costs=costs).to_json())
     assert [row[4] for row in table(text, "task")[2:]] == ["0.00 (isolated)", "-"]
     assert "shared 0 (0.00 % of all trained)" in text
