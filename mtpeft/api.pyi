@@ -83,6 +83,8 @@ from .schedule import TaskSize as TaskSize
 from .schedule import Update as Update
 from .schedule import full_quota as full_quota
 from .schedule import longest as longest
+from .score import Form as Form
+from .score import Score as Score
 from .settings import Count as Count
 from .settings import Fraction as Fraction
 from .settings import NonNegative as NonNegative
@@ -95,7 +97,6 @@ from .task import Dataset as Dataset
 from .task import Head as Head
 from .task import Metric as Metric
 from .task import Sample as Sample
-from .task import Score as Score
 from .task import Split as Split
 from .task import Task as Task
 from .training.loggers import Logger as Logger

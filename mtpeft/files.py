@@ -16,6 +16,7 @@ import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from mtpeft.errors import DataError, MtpeftError, UsageError
 
 if TYPE_CHECKING:
-    from pydantic import ConfigDict
+    from pydantic import ConfigDict, TypeAdapter
     from torch import Tensor
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -282,16 +283,24 @@ def parse(kind: type[T], data: Any, where: str) -> T:
     Raises:
         DataError: naming ``where`` and the first field that is wrong.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(data))
+        return _adapter(kind).validate_json(json.dumps(data))
     except ValidationError as error:
         problem, more = error.errors()[0], error.error_count() - 1
         name = ".".join(str(step) for step in problem["loc"]) or "the whole"
         reason = _PLAIN.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
         hint = f"{more} more fields are wrong" if more else "compare it with what a training run writes"
         raise DataError(f"{where}: {name}: {reason}", hint=hint) from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Building one takes longer than all else in `parse`."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mtpeft.backbone.features import Features, FeaturesInfo, ImageConfig
 from mtpeft.errors import DataError
+from mtpeft.score import Score as Score
 from mtpeft.settings import Count, NonNegative, Whole
 
 if TYPE_CHECKING:
@@ -74,30 +75,27 @@ def spread(count: int, most: int) -> list[int]:
     return [(2 * number + 1) * count // (2 * shown) for number in range(shown)]
 
 
-@dataclass
-class Score:
-    """A metric's value with what it was computed from.
-
-    Attributes:
-        value: the metric in its own unit, or None where it is undefined (never 0 for undefined).
-        count: number of samples seen.
-        detail: further numbers; where the metric has counts, those it can be recomputed from.
-    """
-
-    value: float | None
-    count: int
-    detail: dict[str, Any] = field(default_factory=dict)
-
-
 class Metric(ABC):
-    """Accumulates over batches; the result must not depend on batch size or order."""
+    """Accumulates over batches; the result must not depend on batch size, on order, or on how samples are sharded.
+
+    A metric can be pickled: in distributed evaluation each rank accumulates its shard, and one merges them.
+    """
 
     @abstractmethod
     def update(self, predictions: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
         """Add one batch: one prediction (of `Task.decode`) and one target for each sample."""
 
     @abstractmethod
-    def compute(self) -> Score: ...
+    def merge(self, other: Self) -> None:
+        """Add what ``other`` has seen, exactly as if its batches had been given to `update`.
+
+        Args:
+            other: a metric that the same task made for the same classes; it is left as it is.
+        """
+
+    @abstractmethod
+    def compute(self) -> Score:
+        """The score of all that was seen; `Score.of` where counts give it, so that it can be recomputed from a file."""
 
 
 class Head(nn.Module, ABC):

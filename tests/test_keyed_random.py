@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtpeft.schedule import Cursor, key, sample_order
+from mtpeft.schedule import Cursor, key, sample_order, share
 
 
 @given(seed=st.integers(), task=st.text(max_size=5), epoch=st.integers(0, 99), count=st.integers(1, 60))
@@ -28,7 +27,7 @@ def test_orders_differ_by_seed_task_and_visit() -> None:
 
 @given(count=st.integers(1, 9), position=st.integers(0, 40))
 def test_a_cursor_resumes_from_its_position_alone(count: int, position: int) -> None:
-    whole = list(islice(Cursor(3, "cls", count), position + 20))
+    whole = Cursor(3, "cls", count).take(position + 20)
     resumed = Cursor(3, "cls", count, position)
     assert resumed.take(20) == whole[position:]
     assert resumed.position == position + 20
@@ -40,6 +39,46 @@ def test_a_cursor_meets_every_sample_once_in_each_visit() -> None:
     for visit in range(3):
         assert sorted(index for index, v in draws if v == visit) == list(range(7))
         assert [index for index, v in draws if v == visit] == sample_order(0, "cls", visit, 7)
+
+
+quotas = st.lists(st.integers(0, 7), min_size=1, max_size=6)
+
+
+@given(count=st.integers(1, 9), position=st.integers(0, 40), quotas=quotas, world=st.integers(1, 5))
+def test_ranks_together_draw_what_one_draws(count: int, position: int, quotas: list[int], world: int) -> None:
+    one = Cursor(3, "cls", count, position)
+    ranks = [Cursor(3, "cls", count, position, rank=rank, world=world) for rank in range(world)]
+    for quota in quotas:
+        shares = [cursor.take(quota) for cursor in ranks]
+        assert [draw for share in shares for draw in share] == one.take(quota)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert {cursor.position for cursor in ranks} == {one.position}
+
+
+@given(count=st.integers(1, 9), before=quotas, after=quotas, worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)))
+def test_a_run_resumes_with_another_number_of_ranks(
+    count: int, before: list[int], after: list[int], worlds: tuple[int, int]
+) -> None:
+    one = Cursor(3, "cls", count)
+    position, drawn = 0, []
+    for quotas, world in zip((before, after), worlds, strict=True):
+        ranks = [Cursor(3, "cls", count, position, rank=rank, world=world) for rank in range(world)]
+        drawn += [draw for quota in quotas for cursor in ranks for draw in cursor.take(quota)]
+        position = ranks[0].position
+    assert drawn == one.take(sum(before) + sum(after))
+
+
+@given(number=st.integers(0, 50), world=st.integers(1, 9))
+def test_shares_are_disjoint_and_whole(number: int, world: int) -> None:
+    shares = [share(number, rank, world) for rank in range(world)]
+    assert [place for places in shares for place in places] == list(range(number))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_rank_that_is_not_there_is_refused(rank: int, world: int) -> None:
+    with pytest.raises(ValueError, match=f"no rank {rank} among {world}"):
+        Cursor(0, "cls", 5, rank=rank, world=world)
 
 
 def test_a_cursor_over_nothing_is_refused() -> None:

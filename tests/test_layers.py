@@ -13,7 +13,7 @@ ROOMS = [
     ["errors", "foreign_code", "keyed_random"],
     ["files", "hookspecs", "kinds", "names"],
     ["settings"],
-    ["recipe"],
+    ["recipe", "score"],
     ["config"],
     ["plugins"],
     ["backbone"],
@@ -44,6 +44,7 @@ NO_TORCH = [
     "plugins",
     "recipe",
     "schedule",
+    "score",
     "settings",
 ]
 TORCH = {"torch", "torchvision", "timm"}

@@ -35,7 +35,7 @@ def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bo
         if best:
             opened.restore(find_adapter(folder, name))
         score = evaluate(opened, name, split)
-        rows.append(_row(opened.tasks[name], name) | vars(score))
+        rows.append(_row(opened.tasks[name], name) | score.to_dict())
         if pictures is not None:
             drawn[name] = gallery(opened, name, split)
     if pictures is not None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import isfinite
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from mtpeft.errors import DataError, MtpeftError, did_you_mean
 from mtpeft.evaluation.costs import Costs
 from mtpeft.files import STRICT, parse
+from mtpeft.score import LARGEST, Score
+from mtpeft.settings import Whole
 
 FORMAT = 1
+
+Number = Annotated[float, Field(gt=-LARGEST, lt=LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class TaskRecord:
         higher_is_better: the metric's direction.
         baseline: what the task reaches when trained alone (same backbone, method, budget and evaluation), if known.
         unit: of the metric, for tables.
-        floor: what is reached without learning (chance, or 0), if known.
+        floor: what is reached without learning (chance, 0, or an untrained model), if known.
     """
 
     __pydantic_config__ = STRICT
@@ -32,9 +37,9 @@ class TaskRecord:
     type: str
     metric: str
     higher_is_better: bool
-    baseline: float | None
+    baseline: Number | None
     unit: str = ""
-    floor: float | None = None
+    floor: Number | None = None
 
     @property
     def sign(self) -> int:
@@ -45,24 +50,19 @@ class TaskRecord:
         return {name: value for name, value in asdict(self).items() if name == "baseline" or value not in ("", None)}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One evaluation: the metric's value (None where undefined), samples seen, and counts it can be recomputed from."""
-
-    value: float | None
-    count: int
-    detail: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class _Row:
-    __pydantic_config__ = STRICT
-
-    stage: int
+@dataclass(frozen=True, kw_only=True)
+class _Row(Score):
+    stage: Whole
     task: str
-    value: float | None
-    count: int
-    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def score(self) -> Score:
+        return Score(self.value, self.count, self.detail, self.form, self.task_aware)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe(_Row):
+    update: Whole
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,20 @@ class _File:
     tasks: dict[str, TaskRecord]
     stages: list[list[str]]
     matrix: list[_Row]
+    probes: list[_Probe] = field(default_factory=list)
+    joint: list[_Row] = field(default_factory=list)
     costs: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
 
 
 class ResultMatrix:
-    """Values by stage and task, keyed, never by position; ``stages`` say which tasks each stage trained.
+    """Scores by stage and task, keyed, never by position; ``stages`` say which tasks each stage trained.
+
+    Attributes:
+        cells: evaluations after a stage, by ``(stage, task)``; of a task that is not trained yet, too, where transfer
+            forward is measured.
+        probes: evaluations inside a stage, by ``(stage, update, task)``: what a cell after the stage cannot show.
+        joint: bounds by ``(stage, task)``: the scores of a model trained jointly on all tasks up to the stage.
 
     Args:
         tasks: a record for each task.
@@ -86,7 +94,7 @@ class ResultMatrix:
         costs: of the run, once they are known.
 
     Raises:
-        MtpeftError: for a stage without tasks, or with a task that has no record.
+        MtpeftError: for a stage without tasks, with one twice, or with one that has no record.
     """
 
     def __init__(
@@ -95,31 +103,45 @@ class ResultMatrix:
         self.tasks = dict(tasks)
         self.stages = [tuple(stage) for stage in stages]
         self.costs = costs
-        self.cells: dict[tuple[int, str], Cell] = {}
+        self.cells: dict[tuple[int, str], Score] = {}
+        self.probes: dict[tuple[int, int, str], Score] = {}
+        self.joint: dict[tuple[int, str], Score] = {}
         for index, stage in enumerate(self.stages):
             if not stage:
                 raise MtpeftError(f"stage {index} has no task", hint="a stage trains at least one")
+            if len(set(stage)) < len(stage):
+                raise MtpeftError(f"stage {index} names a task twice", hint="name each task of a stage once")
             for task in stage:
                 self._known(task)
 
     def add(
         self, stage: int, task: str, value: float | None, count: int, detail: Mapping[str, Any] | None = None
     ) -> None:
-        """One evaluation of ``task`` after ``stage`` (from 0), on ``count`` samples; ``value`` None where undefined.
+        """`record` of a score without a closed form."""
+        self.record(stage, task, Score(value, count, dict(detail or {})))
+
+    def record(self, stage: int, task: str, score: Score) -> None:
+        """One evaluation of ``task`` after ``stage`` (from 0).
 
         Raises:
-            MtpeftError: for an unknown stage or task, a cell that is there already, or a value that is no number.
+            MtpeftError: for an unknown stage or task, a cell that is there already, or a value that is no number or
+                that its counts contradict.
         """
-        self._known(task)
-        if not 0 <= stage < len(self.stages):
-            raise MtpeftError(f"there is no stage {stage}", hint=f"there are {len(self.stages)}, counted from 0")
-        if (stage, task) in self.cells:
-            raise MtpeftError(f'stage {stage} already has a result for "{task}"', hint="each cell is written once")
-        if value is not None and not isfinite(value):
-            raise MtpeftError(f'the result of "{task}" is {value}', hint="an undefined metric is None, not a number")
-        if count < 0:
-            raise MtpeftError(f'the result of "{task}" counts {count} samples', hint="a count is 0 or more")
-        self.cells[stage, task] = Cell(value, count, dict(detail or {}))
+        self._put(self.cells, (stage, task), score)
+
+    def record_probe(self, stage: int, update: int, task: str, score: Score) -> None:
+        """One evaluation of ``task`` inside ``stage``, after so many updates of it; raises as `record`."""
+        self._put(self.probes, (stage, update, task), score)
+
+    def record_joint(self, stage: int, task: str, score: Score) -> None:
+        """What a model trained jointly on all tasks up to ``stage`` reaches on ``task``; raises as `record`."""
+        self._put(self.joint, (stage, task), score)
+
+    def continued(self, tasks: Mapping[str, TaskRecord], stages: Iterable[Sequence[str]]) -> ResultMatrix:
+        """All that is recorded here, with further stages after these; ``tasks`` records all tasks of both."""
+        matrix = ResultMatrix(tasks, [*self.stages, *stages])
+        matrix.cells, matrix.probes, matrix.joint = dict(self.cells), dict(self.probes), dict(self.joint)
+        return matrix
 
     def value(self, stage: int, task: str) -> float | None:
         """``R[stage][task]``, None where undefined or not evaluated."""
@@ -143,18 +165,26 @@ class ResultMatrix:
         """The content of ``results.json``, its summary recomputed."""
         from mtpeft.evaluation.summary import summarize
 
+        further = {
+            "probes": [
+                {"stage": stage, "update": update, "task": task, **score.to_dict()}
+                for (stage, update, task), score in self.probes.items()
+            ],
+            "joint": _rows(self.joint),
+        }
         return {
             "format": FORMAT,
             "tasks": {name: record.to_dict() for name, record in self.tasks.items()},
             "stages": [list(stage) for stage in self.stages],
-            "matrix": [{"stage": stage, "task": task, **asdict(cell)} for (stage, task), cell in self.cells.items()],
+            "matrix": _rows(self.cells),
+            **{name: rows for name, rows in further.items() if rows},
             "costs": self.costs.to_dict() if self.costs else {},
             "summary": summarize(self),
         }
 
     @staticmethod
     def from_json(data: Any, where: str = "results.json") -> ResultMatrix:
-        """What `to_json` gave; the summary in it is not read, for it is recomputed.
+        """What `to_json` gave. Values are recomputed from their counts; the summary is not read, but recomputed too.
 
         Raises:
             DataError: naming ``where`` and what is wrong.
@@ -164,11 +194,50 @@ class ResultMatrix:
         try:
             matrix = ResultMatrix(file.tasks, file.stages, costs)
             for row in file.matrix:
-                matrix.add(row.stage, row.task, row.value, row.count, row.detail)
+                matrix.record(row.stage, row.task, row.score)
+            for probe in file.probes:
+                matrix.record_probe(probe.stage, probe.update, probe.task, probe.score)
+            for row in file.joint:
+                matrix.record_joint(row.stage, row.task, row.score)
+            matrix._check_costs()
         except MtpeftError as error:
             raise DataError(f"{where}: {error.message}", hint=error.hint) from None
         return matrix
 
+    def _put(self, scores: dict[Any, Score], key: Any, score: Score) -> None:
+        stage, *_, task = key
+        self._known(task)
+        self._planned(stage)
+        if key in scores:
+            raise MtpeftError(f'stage {stage} already has a result for "{task}"', hint="each cell is written once")
+        try:
+            score.check()
+        except MtpeftError as error:
+            raise DataError(f'stage {stage}: the result of "{task}" {error.message}', hint=error.hint) from None
+        scores[key] = score
+
+    def _check_costs(self) -> None:
+        """
+        Raises:
+            MtpeftError: for costs of a stage that is not planned or was there already, or of a task without a record.
+        """
+        if self.costs is None:
+            return
+        for index, stage in enumerate(self.costs.stages):
+            self._planned(stage.stage)
+            if index and stage.stage <= self.costs.stages[index - 1].stage:
+                raise MtpeftError(f"costs.stages: stage {stage.stage} is out of order", hint="stages come in order")
+        for task in (*self.costs.isolated, *(task for stage in self.costs.stages for task in stage.tasks)):
+            self._known(task)
+
+    def _planned(self, stage: int) -> None:
+        if not 0 <= stage < len(self.stages):
+            raise MtpeftError(f"there is no stage {stage}", hint=f"there are {len(self.stages)}, counted from 0")
+
     def _known(self, task: str) -> None:
         if task not in self.tasks:
             raise MtpeftError(f'there is no task "{task}"', hint=did_you_mean(task, self.tasks))
+
+
+def _rows(scores: Mapping[tuple[int, str], Score]) -> list[dict[str, Any]]:
+    return [{"stage": stage, "task": task, **score.to_dict()} for (stage, task), score in scores.items()]

@@ -12,6 +12,7 @@ from math import fsum
 from typing import Any
 
 from mtpeft.evaluation.matrix import ResultMatrix, TaskRecord
+from mtpeft.score import LARGEST
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class TaskSummary:
         intransigence: 100 s (STL - learn) / abs(STL), in percent of the baseline.
         stability: 100 s (last - learn) / abs(STL), in percent of the baseline; None for the tasks of the last stage.
         delta: 100 s (last - STL) / abs(STL), in percent of the baseline; stability - intransigence.
+        before: R[j - 1, j], before the task's own stage, where it was evaluated there; native unit, as the next three.
+        task_aware: last, where only the task's own classes may be answered; None where the head is the task's own.
+        worst: the worst score after any stage or inside one since the task was learned; None where nothing was
+            evaluated inside a later stage, for only that shows the stability gap (De Lange et al., ICLR 2023).
+        joint: the bound at last: what a model reaches that was trained jointly on all tasks so far.
+        joint_intransigence: s (J[j, j] - learn), J the joint bound (Chaudhry et al., ECCV 2018); native unit.
         isolated: no other task trains anything this one uses: forgetting is 0 by construction and is no result.
         reliable: False where the baseline is too near the floor to divide by; such a row enters no relative mean.
     """
@@ -47,6 +54,11 @@ class TaskSummary:
     intransigence: float | None
     stability: float | None
     delta: float | None
+    before: float | None
+    task_aware: float | None
+    worst: float | None
+    joint: float | None
+    joint_intransigence: float | None
     isolated: bool
     reliable: bool
 
@@ -56,7 +68,10 @@ def summarize(matrix: ResultMatrix) -> dict[str, Any]:
 
     ``average``, ``average_incremental``, ``learning``, ``backward_transfer``, ``backward_transfer_pairs``,
     ``forward_transfer`` and ``forgetting`` are means over tasks in the metric's own unit, transfers signed so that more
-    is better; they are None where tasks differ in type or metric, for their units cannot be added. ``delta``,
+    is better; they are None where tasks differ in type or metric, for their units cannot be added. So are
+    ``sample_average``, which weighs samples alike and not tasks, ``task_aware_average``, ``joint_average``,
+    ``joint_intransigence``, and of evaluations inside stages ``worst_average`` (min-ACC: of the tasks before the last
+    stage) and ``worst_case`` (WC-ACC: of all, those of the last stage with what they learned). ``delta``,
     ``intransigence``, ``stability`` and ``relative_forgetting`` are means in percent and can be; ``_macro`` is the mean
     over task types of each type's mean. A null cell leaves the means that need it; ``undefined`` lists such cells.
     """
@@ -87,7 +102,12 @@ def task_summary(matrix: ResultMatrix, name: str) -> TaskSummary:
         intransigence=_percent(_gain(record, learn, base), base),
         stability=None if first == final else _percent(_gain(record, learn, last), base),
         delta=_percent(_gain(record, base, last), base),
-        isolated=matrix.costs is not None and matrix.costs.parameters.isolated(name),
+        before=None if not first else matrix.value(first - 1, name),
+        task_aware=cell.task_aware.value if cell and cell.task_aware else None,
+        worst=None if first is None else _worst(matrix, name, first),
+        joint=_joint(matrix, name, final),
+        joint_intransigence=None if first is None else _gain(record, learn, _joint(matrix, name, first)),
+        isolated=matrix.costs is not None and name in matrix.costs.isolated,
         reliable=reliable(record),
     )  # fmt: skip
 
@@ -106,19 +126,45 @@ def _native(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any
     names = [name for name in matrix.seen(matrix.last) if name in rows]
     kinds = {(r.type, r.metric, r.higher_is_better, r.unit) for r in (matrix.tasks[name] for name in names)}
     comparable = len(kinds) == 1
-    averages = [mean(matrix.value(t, name) for name in matrix.seen(t)) for t in range(matrix.last + 1)]
+    stages = range(matrix.last + 1)
+    averages = [mean(matrix.value(t, name) for name in matrix.seen(t)) for t in stages]
+    sample_averages = [_sample_average(matrix, t) for t in stages]
     values = {
         "average": averages[-1] if averages else None,
         "average_incremental": mean(averages),
         "learning": mean(rows[name].learn for name in names),
         "backward_transfer": mean(_transfer(matrix, name, matrix.last) for name in names),
-        "backward_transfer_pairs": mean(_transfer(matrix, n, t) for n in names for t in range(matrix.last + 1)),
-        "forward_transfer": mean(_forward(matrix, name) for name in names),
+        "backward_transfer_pairs": mean(_transfer(matrix, n, t) for n in names for t in stages),
+        "forward_transfer": mean(_forward(matrix.tasks[name], rows[name]) for name in names),
         "forgetting": mean(rows[name].forgetting for name in names),
+        "sample_average": sample_averages[-1] if sample_averages else None,
+        "sample_average_incremental": _mean_of_all(sample_averages),
+        "task_aware_average": mean(rows[name].task_aware for name in names),
+        "joint_average": mean(rows[name].joint for name in names),
+        "joint_intransigence": mean(rows[name].joint_intransigence for name in names),
+        "worst_average": mean(rows[name].worst for name in names),
+        "worst_case": _worst_case(matrix, rows, names),
+        "averages": averages,
+        "sample_averages": sample_averages,
     }
-    return {name: value if comparable else None for name, value in values.items()} | {
-        "averages": averages if comparable else None
-    }
+    return {name: value if comparable else None for name, value in values.items()}
+
+
+def _sample_average(matrix: ResultMatrix, stage: int) -> float | None:
+    """From the summed counts of all tasks seen; None where one of them was evaluated and has no counts to sum."""
+    cells = [matrix.cells[stage, name] for name in matrix.seen(stage) if (stage, name) in matrix.cells]
+    counts = [cell.form.counts(cell.detail) if cell.form else None for cell in cells]
+    scales = {cell.form.scale for cell in cells if cell.form}
+    known = [pair for pair in counts if pair is not None]
+    if len(known) < len(cells) or len(scales) != 1:
+        return None
+    top, bottom = (fsum(column) for column in zip(*known, strict=True))
+    return scales.pop() * top / bottom if bottom else None
+
+
+def _mean_of_all(values: list[float | None]) -> float | None:
+    """None where one is undefined: a mean of some stages would be no mean over stages."""
+    return None if None in values else mean(values)
 
 
 def _relative(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
@@ -172,9 +218,29 @@ def _transfer(matrix: ResultMatrix, name: str, stage: int) -> float | None:
     return _gain(matrix.tasks[name], matrix.value(first, name), matrix.value(stage, name))
 
 
-def _forward(matrix: ResultMatrix, name: str) -> float | None:
-    first = matrix.learned_at(name)
-    return _gain(matrix.tasks[name], matrix.tasks[name].floor, matrix.value(first - 1, name)) if first else None
+def _forward(record: TaskRecord, row: TaskSummary) -> float | None:
+    return _gain(record, record.floor, row.before)
+
+
+def _joint(matrix: ResultMatrix, name: str, stage: int) -> float | None:
+    bound = matrix.joint.get((stage, name))
+    return bound.value if bound else None
+
+
+def _worst(matrix: ResultMatrix, name: str, first: int) -> float | None:
+    inside = [score.value for (stage, _, task), score in matrix.probes.items() if task == name and stage > first]
+    if not inside:
+        return None
+    after = [matrix.value(stage, name) for stage in range(first, matrix.last + 1)]
+    defined = [value for value in [*inside, *after] if value is not None]
+    return min(defined, key=lambda value: matrix.tasks[name].sign * value, default=None)
+
+
+def _worst_case(matrix: ResultMatrix, rows: dict[str, TaskSummary], names: list[str]) -> float | None:
+    """None where a task before the last stage has no worst score: without it, nothing is bounded."""
+    newest = {name for name in names if matrix.learned_at(name) == matrix.last}
+    values = [rows[name].last if name in newest else rows[name].worst for name in names]
+    return None if None in values or len(newest) == len(names) else mean(values)
 
 
 def _gain(record: TaskRecord, before: float | None, after: float | None) -> float | None:
@@ -188,4 +254,6 @@ def _difference(a: float | None, b: float | None) -> float | None:
 
 
 def _percent(part: float | None, whole: float | None) -> float | None:
-    return 100 * part / abs(whole) if part is not None and whole else None
+    """None where ``whole`` is so near 0 that the percentage is no number."""
+    percent = 100 * part / abs(whole) if part is not None and whole else None
+    return percent if percent is not None and abs(percent) < LARGEST else None

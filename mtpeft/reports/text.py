@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtpeft.evaluation import Costs, Parameters, ResultMatrix
+from mtpeft.evaluation import Costs, Parameters, ResultMatrix, StageCosts
 from mtpeft.reports.numbers import duration, native, percent, size, whole
 from mtpeft.reports.paragraphs import Line, join, paragraph
 from mtpeft.reports.rows import Read, cost_table, mean_table, metric, task_table
@@ -13,7 +13,10 @@ from mtpeft.reports.rows import Read, cost_table, mean_table, metric, task_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-AGGREGATES = ("average", "average_incremental", "learning", "forgetting", "backward_transfer", "forward_transfer")
+AGGREGATES = (
+    "average", "sample_average", "average_incremental", "task_aware_average", "learning", "forgetting",
+    "backward_transfer", "forward_transfer", "joint_average", "joint_intransigence", "worst_average", "worst_case",
+)  # fmt: skip
 
 
 def summary_json(results: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +93,23 @@ def _costs(costs: Costs) -> Iterable[Line]:
         yield "memory", f"{size(costs.peak_memory_bytes)} at peak"
     if costs.statistics_bytes:
         yield "statistics", f"{size(costs.statistics_bytes)} kept beside parameters"
+    if costs.memory_bytes:
+        yield "exemplars", f"{size(costs.memory_bytes)} of kept samples"
     yield "inference", f"{costs.inference_passes} {'pass' if costs.inference_passes == 1 else 'passes'} for each image"
+    for stage in costs.stages if len(costs.stages) > 1 else ():
+        yield "by stage", _stage(stage)
+
+
+def _stage(stage: StageCosts) -> str:
+    kept = stage.statistics_bytes + stage.memory_bytes
+    measured = [
+        f"{whole(stage.parameters)} trained in {whole(stage.updates)} updates",
+        duration(stage.seconds) if stage.seconds is not None else "",
+        f"{whole(stage.images_per_second)} images/s" if stage.images_per_second is not None else "",
+        f"{size(kept)} kept" if kept else "",
+        f"{stage.inference_passes} passes" if stage.inference_passes != 1 else "",
+    ]
+    return f"{' + '.join(stage.tasks)}: {', '.join(filter(None, measured))}"
 
 
 def _parameters(parameters: Parameters) -> Iterable[str]:

@@ -1,6 +1,6 @@
 """When each task is met: streams of events, and the keyed order of samples. Pure Python, no torch."""
 
-from mtpeft.keyed_random import Cursor, key, sample_order
+from mtpeft.keyed_random import Cursor, key, sample_order, share
 from mtpeft.schedule.base import Schedule, TaskSize, full_quota, longest
 from mtpeft.schedule.events import Batch, Begin, End, Evaluate, Event, Update
 
@@ -18,4 +18,5 @@ __all__ = [
     "key",
     "longest",
     "sample_order",
+    "share",
 ]

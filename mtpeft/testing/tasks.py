@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from mtpeft.backbone.features import Features, FeaturesInfo, ImageConfig
+from mtpeft.errors import MtpeftError
 from mtpeft.plugins import resolve
 from mtpeft.settings import build
-from mtpeft.task import SPLITS, Dataset, Head, Sample, Score, Split, Task
+from mtpeft.task import SPLITS, Dataset, Head, Metric, Sample, Score, Split, Task
 from mtpeft.testing.case import CheckFailed, difference, tensors
 
 IMAGE = ImageConfig((64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -21,6 +23,12 @@ INFOS = {
     "one stride": FeaturesInfo(24, (24,), (8,), 1, (64, 64)),
     "one stride, no prefix": FeaturesInfo(16, (16,), (16,), 0, (64, 64)),
     "several strides": FeaturesInfo(40, (8, 16, 24, 40), (4, 8, 16, 32), 0, (64, 64)),
+}
+SHARDS: dict[str, list[list[int]]] = {
+    "two shards": [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]],
+    "an empty one first": [[], list(range(10))],
+    "an empty one last": [list(range(10)), []],
+    "ten, backwards": [[index] for index in reversed(range(10))],
 }
 Target = dict[str, Any]
 
@@ -199,6 +207,30 @@ def metric_ignores_batches(case: TaskCase) -> None:
     json.dumps(scores[0].detail, allow_nan=False)
 
 
+def merges_from_shards(case: TaskCase) -> None:
+    """Shards from other processes, merged in any order, give exactly the score of one pass; an empty one is nothing."""
+    predictions, targets = case.predictions(10)
+    whole = _score(case, predictions, targets, 10)
+    for kind, shards in SHARDS.items():
+        seen = (_seen(case, [predictions[i] for i in s], [targets[i] for i in s]) for s in shards)
+        merged, *others = map(_travelled, seen)
+        for other in others:
+            before = other.compute()
+            merged.merge(other)
+            case.expect(other.compute() == before, "merging changes the shard that is merged")
+        score = merged.compute()
+        case.expect(score == whole, f"{kind}: the value {score.value}, and {whole.value} in one pass; or other detail")
+
+
+def score_follows_from_counts(case: TaskCase) -> None:
+    """A score that declares a closed form is what it gives; so is its task-aware one."""
+    predictions, targets = case.predictions(10)
+    try:
+        _score(case, predictions, targets, 10).check()
+    except MtpeftError as error:
+        raise CheckFailed(f"task {case.name}: {case.check}: the score {error.message}") from None
+
+
 def nothing_seen_is_undefined(case: TaskCase) -> None:
     """With no sample the score is None, and never 0."""
     score = case.task.metric(case.dataset("test").classes).compute()
@@ -222,7 +254,8 @@ def head_grows(case: TaskCase) -> None:
 CHECKS: tuple[Callable[[TaskCase], None], ...] = (
     settings_round_trip, splits_are_disjoint, data_is_the_same_again, manifest_counts, transform_follows_the_seed,
     head_runs_on_every_backbone, loss_is_a_mean, missing_targets_cost_nothing, predictions_are_told_and_drawn,
-    truth_is_drawn, metric_ignores_batches, nothing_seen_is_undefined, head_grows,
+    truth_is_drawn, metric_ignores_batches, merges_from_shards, score_follows_from_counts, nothing_seen_is_undefined,
+    head_grows,
 )  # fmt: skip
 
 
@@ -273,6 +306,19 @@ def _score(case: TaskCase, predictions: list, targets: list, size: int) -> Score
     for start in range(0, len(predictions), size):
         metric.update(predictions[start : start + size], targets[start : start + size])
     return metric.compute()
+
+
+def _seen(case: TaskCase, predictions: list, targets: list) -> Metric:
+    """A metric that has seen these; one of an empty shard is not given an empty batch."""
+    metric = case.task.metric(case.dataset("test").classes)
+    if predictions:
+        metric.update(predictions, targets)
+    return metric
+
+
+def _travelled(metric: Metric) -> Metric:
+    """As another process has it."""
+    return pickle.loads(pickle.dumps(metric))
 
 
 def _some(data: Dataset) -> range:

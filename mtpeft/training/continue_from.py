@@ -62,8 +62,7 @@ class Inheritance:
         """Hand everything over to a run just built."""
         if self.matrix is not None:
             run.restore(find_adapter(Path(self.folder)))
-            run.matrix = ResultMatrix(run.matrix.tasks, [*self.matrix.stages, *run.matrix.stages])
-            run.matrix.cells |= self.matrix.cells
+            run.matrix = self.matrix.continued(run.matrix.tasks, run.matrix.stages)
             for name in self.tasks:
                 run.host.freeze(name)  # nothing moves what the tasks taken over own
 

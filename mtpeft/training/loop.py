@@ -163,7 +163,7 @@ class Loop:
             self.listener.tell(Evaluated(*place, score.value, score.count, measured))
         if event.final:
             for name, score in scores.items():
-                self.run.matrix.add(event.stage, name, score.value, score.count, score.detail)
+                self.run.matrix.record(event.stage, name, score)
             measured = self.stage_watch.read(self.at.images, peak_memory(self.run.device))
             self.listener.tell(StageEnded(event.stage, self.at.tasks, measured))
         elif self.validation.update(scores):

@@ -89,7 +89,15 @@ def costs(run: Run, at: Position) -> Costs:
         peak_memory_bytes=peak_memory(run.device),
         images_per_second=at.images / at.seconds if at.seconds else None,
         inference_passes=max((method.declares.inference_passes for method in methods), default=1),
+        isolated=tuple(name for name in run.host.tasks if is_isolated(run, name)),
     )
+
+
+def is_isolated(run: Run, name: str) -> bool:
+    """Whether of all that acts for a task, head included, nothing that is trained belongs to another owner."""
+    parts = run.host.parts.active_parts(name, run.host.tasks)
+    others = (placed for placed in parts if placed.owner != name)
+    return not run.tasks[name].group and not any(True for placed in others for _ in placed.part.parameters())
 
 
 def peak_memory(device: torch.device) -> int:

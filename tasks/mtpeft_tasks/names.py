@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import torch
@@ -69,6 +70,20 @@ def grown(old: Tensor, count: int, std: float = 0.0) -> Tensor:
     """``old (K, ...)`` with ``count`` rows more, drawn from a normal of this width; the first K stay bit-identical."""
     new = torch.empty(count, *old.shape[1:], device=old.device, dtype=old.dtype)
     return torch.cat([old.detach(), new.normal_(std=std) if std else new.zero_()])
+
+
+def require_same_classes(one: Sequence[str], other: Sequence[str]) -> None:
+    """For shards of one metric, whose counts are by position.
+
+    Raises:
+        UsageError: where classes or their order differ.
+    """
+    if tuple(one) != tuple(other):
+        name = next((a for a, b in zip_longest(one, other) if a != b), None) or "(none)"
+        raise UsageError(
+            f'two metrics of other classes cannot be merged, the first to differ being "{name}"',
+            hint="merge what Task.metric made for the same classes",
+        )
 
 
 def unseen(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:

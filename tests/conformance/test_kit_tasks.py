@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtpeft.api import Dataset, Features, FeaturesInfo, Head, ImageConfig, Metric, Sample, Score, Task
+from mtpeft.api import Dataset, Features, FeaturesInfo, Form, Head, ImageConfig, Metric, Sample, Score, Task
 from mtpeft.testing import CheckFailed, check_task
 
 
@@ -48,6 +48,9 @@ class Lines(Head):
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), torch.zeros(len(classes), self.weight.shape[1])]))
 
 
+RIGHT = Form("ratio", ("right", "count"), 100)
+
+
 class Right(Metric):
     """Percent right, of counts."""
 
@@ -58,8 +61,12 @@ class Right(Metric):
         self.count += len(targets)
         self.right += sum(p["label"] == t["label"] for p, t in zip(predictions, targets, strict=True))
 
+    def merge(self, other: Right) -> None:
+        self.right += other.right
+        self.count += other.count
+
     def compute(self) -> Score:
-        return Score(100 * self.right / self.count if self.count else None, self.count)
+        return Score.of(RIGHT, self.count, {"right": self.right, "count": self.count})
 
 
 @dataclass
@@ -138,6 +145,53 @@ class ForgetsBatches(Toy):
         return LastBatch()
 
 
+class LastShard(Right):
+    def merge(self, other: Right) -> None:
+        self.right, self.count = other.right, self.count + other.count
+
+
+@dataclass
+class ForgetsShards(Toy):
+    def metric(self, classes: Sequence[str]) -> Metric:
+        return LastShard()
+
+
+class Emptied(Right):
+    def merge(self, other: Right) -> None:
+        super().merge(other)
+        other.right = other.count = 0
+
+
+@dataclass
+class EmptiesShards(Toy):
+    def metric(self, classes: Sequence[str]) -> Metric:
+        return Emptied()
+
+
+class StaysHome(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = lambda: None  # no pickle holds a function without a name
+
+
+@dataclass
+class CannotTravel(Toy):
+    def metric(self, classes: Sequence[str]) -> Metric:
+        return StaysHome()
+
+
+class Contradicted(Right):
+    def compute(self) -> Score:
+        score = super().compute()
+        return replace(score, value=None if score.value is None else score.value + 1)
+
+
+@dataclass
+class ContradictsItsCounts(Toy):
+    def metric(self, classes: Sequence[str]) -> Metric:
+        return Contradicted()
+
+
 class ZeroOfNothing(Right):
     def compute(self) -> Score:
         return Score(100 * self.right / max(self.count, 1), self.count)
@@ -192,6 +246,10 @@ FOUND = {
     NoTargets: "missing_targets_cost_nothing",
     Summed: "loss_is_a_mean",
     ForgetsBatches: "metric_ignores_batches",
+    ForgetsShards: "merges_from_shards",
+    EmptiesShards: "merges_from_shards",
+    CannotTravel: "merges_from_shards",
+    ContradictsItsCounts: "score_follows_from_counts",
     Pretends: "nothing_seen_is_undefined",
     ForgetsRows: "head_grows",
     SaysNotANumber: "predictions_are_told_and_drawn",

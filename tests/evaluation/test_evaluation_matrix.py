@@ -139,8 +139,6 @@ def test_costs_count_by_owner() -> None:
     assert (parameters.parts, parameters.total) == (80, 100)
     assert parameters.shared_fraction == 0.6
     assert parameters.percent == 8
-    assert not parameters.isolated("a")
-    assert Parameters(0, {}, {"a": 5}).isolated("a")
     assert Parameters().shared_fraction is Parameters(5).percent is None
     costs = Costs(parameters, 8, 1.5, 3, 2.0, 2)
     assert Costs.from_dict(json.loads(json.dumps(costs.to_dict()))) == costs

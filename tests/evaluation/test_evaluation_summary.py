@@ -222,15 +222,18 @@ def test_stages_of_several_tasks() -> None:
     assert summary["backward_transfer"] == pytest.approx((-5 + 2) / 2)
 
 
-def test_isolation_is_read_from_the_parameters() -> None:
+def test_isolation_is_what_the_costs_say_and_never_guessed_from_counts() -> None:
     matrix = sequence([[90], [90, 80]])
     assert column(summarize(matrix), "isolated") == [False, False]
-    matrix.costs = Costs(Parameters(0, {"t1": 10, "t2": 10}, {"t1": 5, "t2": 5}))
+    own = Parameters(0, {"t1": 10, "t2": 10}, {"t1": 5, "t2": 5})  # nothing shared, and yet t2 may train what t1 uses
+    matrix.costs = Costs(own)
+    assert summarize(matrix)["isolated"] is False
+    matrix.costs = Costs(own, isolated=("t1",))
+    assert column(summarize(matrix), "isolated") == [True, False]
+    assert summarize(matrix)["isolated"] is False
+    matrix.costs = Costs(own, isolated=("t2", "t1"))
     assert summarize(matrix)["isolated"] is True
     assert column(summarize(matrix), "forgetting") == [0, None]
-    for shared in (Parameters(1, {}, {"t1": 5, "t2": 5}), Parameters(0, {"t1": 10, "t2": 10}, {"a-group": 10})):
-        matrix.costs = Costs(shared)
-        assert summarize(matrix)["isolated"] is False
 
 
 @pytest.mark.parametrize(

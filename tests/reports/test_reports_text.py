@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from mtpeft.errors import DataError
-from mtpeft.evaluation import Costs, Parameters, ResultMatrix, TaskRecord
+from mtpeft.evaluation import Costs, Parameters, ResultMatrix, StageCosts, TaskRecord
 from mtpeft.reports import compare, render, summary_json
 from mtpeft.reports.numbers import compact, duration, native, shorten, size, whole
 
@@ -106,8 +107,21 @@ def test_costs_that_were_not_measured_are_not_shown() -> None:
     assert "parameters" not in render(continual(costs=None))
 
 
+def test_each_stages_costs_are_told() -> None:
+    stages = (
+        StageCosts(0, ("cls",), 294_912, 2**20, 2**20, 60.5, updates=1000, images_per_second=99.0),
+        StageCosts(1, ("det", "depth"), inference_passes=2),
+    )
+    text = render(continual(costs=replace(COSTS, memory_bytes=3 * 2**20, stages=stages)))
+    words = " ".join(text.split())
+    assert "exemplars 3.0 MiB of kept samples" in words
+    assert "by stage cls: 294,912 trained in 1,000 updates, 60.5 s, 99 images/s, 2.0 MiB kept" in words
+    assert "det + depth: 0 trained in 0 updates, 2 passes" in words
+    assert max(map(len, text.split("\n"))) <= 80
+
+
 def test_zero_by_construction_is_called_isolated() -> None:
-    costs = Costs(Parameters(0, {"cls": 5, "det": 5}, {"cls": 1, "det": 1}))
+    costs = Costs(Parameters(0, {"cls": 5, "det": 5}, {"cls": 1, "det": 1}), isolated=("cls", "det"))
     text = render(matrix([["cls"], ["det"]], [{"cls": 90.0}, {"cls": 90.0, "det": 40.0}], costs=costs).to_json())
     assert [row[4] for row in table(text, "task")[2:]] == ["0.00 (isolated)", "-"]
     assert "shared 0 (0.00 % of all trained)" in text

@@ -79,6 +79,10 @@ class Accuracy(Metric):
             self.right += self.classes[prediction["label"]] == target["class"]
             self.count += 1
 
+    def merge(self, other: Accuracy) -> None:
+        self.right += other.right
+        self.count += other.count
+
     def compute(self) -> Score:
         return Score(100 * self.right / self.count, self.count, {"right": self.right})
 

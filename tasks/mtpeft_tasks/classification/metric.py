@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
-from mtpeft.api import Metric, Score
+from torch import Tensor
+
+from mtpeft.api import Form, Metric, Score
+from mtpeft_tasks.names import UNKNOWN, positions, require_same_classes
+
+CORRECT = Form("ratio", ("correct", "total"), 100)
+MEAN = Form("mean", ("per_class",))
 
 
 class Accuracy(Metric):
     """Percent of labelled samples whose class was predicted; classes are compared by name.
 
-    ``detail`` keeps ``correct``, ``total`` and ``per_class = {name: [correct, total]}``.
+    ``detail`` keeps ``correct``, ``total`` and ``per_class = {name: [correct, total]}``. Where the head knows classes
+    that a sample's task does not have, the score is ``task_aware`` too: the most probable of the task's own classes.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -20,6 +27,9 @@ class Accuracy(Metric):
         self.seen = 0
         self.correct: Counter[str] = Counter()
         self.total: Counter[str] = Counter()
+        self.aware: Counter[str] = Counter()
+        self.others = False
+        self._index: dict[tuple[str, ...], Tensor | None] = {}
 
     def update(self, predictions: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
         for prediction, target in zip(predictions, targets, strict=True):
@@ -28,12 +38,38 @@ class Accuracy(Metric):
                 name = target["classes"][int(target["label"])]
                 self.total[name] += 1
                 self.correct[name] += self.classes[prediction["label"]] == name
+                self.aware[name] += self._answer_among(target["classes"], prediction) == name
+
+    def merge(self, other: Self) -> None:
+        require_same_classes(self.classes, other.classes)
+        self.seen += other.seen
+        self.others |= other.others
+        for mine, theirs in ((self.correct, other.correct), (self.total, other.total), (self.aware, other.aware)):
+            mine.update(theirs)
 
     def compute(self) -> Score:
-        correct, total = sum(self.correct.values()), sum(self.total.values())
-        per_class = {name: [self.correct[name], self.total[name]] for name in sorted(self.total)}
-        detail = {"correct": correct, "total": total, "per_class": per_class}
-        return Score(100 * correct / total if total else None, self.seen, detail)
+        aware = Score.of(CORRECT, self.seen, self._counts(self.aware)) if self.others else None
+        return Score.of(CORRECT, self.seen, self._counts(self.correct), aware)
+
+    def _counts(self, correct: Counter[str]) -> dict[str, Any]:
+        per_class = {name: [correct[name], self.total[name]] for name in sorted(self.total)}
+        return {"correct": sum(correct.values()), "total": sum(self.total.values()), "per_class": per_class}
+
+    def _answer_among(self, own: Sequence[str], prediction: dict[str, Any]) -> str | None:
+        """The most probable of the classes ``own``; None where the head knows none of them."""
+        index = self._others_masked(tuple(own))
+        if index is None or "probabilities" not in prediction:
+            return self.classes[prediction["label"]]
+        self.others = True
+        return self.classes[index[int(prediction["probabilities"][index].argmax())]] if len(index) else None
+
+    def _others_masked(self, own: tuple[str, ...]) -> Tensor | None:
+        """Where in the head the classes ``own`` stand; None where there are no others."""
+        if own not in self._index:
+            index = positions(own, self.classes)
+            index = index[index != UNKNOWN]
+            self._index[own] = index if len(index) < len(self.classes) else None
+        return self._index[own]
 
 
 class MeanAveragePrecision(Metric):
@@ -60,12 +96,17 @@ class MeanAveragePrecision(Metric):
                     self._scores[name].append(scores.get(name, 0.0))
                     self._shown[name].append(name in shown)
 
+    def merge(self, other: Self) -> None:
+        require_same_classes(self.classes, other.classes)
+        self.seen += other.seen
+        for name in other._shown:
+            self._scores[name] += other._scores[name]
+            self._shown[name] += other._shown[name]
+
     def compute(self) -> Score:
         each = {name: self._average_precision(name) for name in sorted(self._shown)}
-        defined = [value for value in each.values() if value is not None]
         positives = {name: sum(self._shown[name]) for name in each}
-        value = sum(defined) / len(defined) if defined else None
-        return Score(value, self.seen, {"per_class": each, "positives": positives})
+        return Score.of(MEAN, self.seen, {"per_class": each, "positives": positives})
 
     def _average_precision(self, name: str) -> float | None:
         from sklearn.metrics import average_precision_score

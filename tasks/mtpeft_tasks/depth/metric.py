@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import fsum, sqrt
-from typing import Any
+from math import fsum
+from typing import Any, Self
 
 from torch import Tensor
 
-from mtpeft.api import Metric, Score
+from mtpeft.api import Form, Metric, Score
 from mtpeft_tasks.maps import Depth
 
 NEAR = 1.25
+FORM = Form("root_ratio", ("squared", "pixels"))
 
 
 class DepthError(Metric):
@@ -42,10 +43,17 @@ class DepthError(Metric):
         self.relative.append(float((error / actual).sum()))
         self.near += int(((predicted < NEAR * actual) & (actual < NEAR * predicted)).sum())
 
+    def merge(self, other: Self) -> None:
+        self.seen += other.seen
+        self.pixels += other.pixels
+        self.near += other.near
+        self.squared += other.squared
+        self.relative += other.relative
+
     def compute(self) -> Score:
         squared, relative = fsum(self.squared), fsum(self.relative)
         counts = {"pixels": self.pixels, "squared": squared, "relative": relative, "near": self.near}
         if not self.pixels:
-            return Score(None, self.seen, counts)
+            return Score.of(FORM, self.seen, counts)
         found = {"absrel": relative / self.pixels, "delta1": 100 * self.near / self.pixels}
-        return Score(sqrt(squared / self.pixels), self.seen, counts | found)
+        return Score.of(FORM, self.seen, counts | found)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy
 import torch
 from torch import Tensor
 
-from mtpeft.api import Metric, Score
-from mtpeft_tasks.names import positions, unseen
+from mtpeft.api import Form, Metric, Score
+from mtpeft_tasks.names import positions, require_same_classes, unseen
 
+MEAN = Form("mean", ("per_class",))
 _EVERY_AREA = [0.0, 1e10]
 
 
@@ -27,49 +28,58 @@ class AveragePrecision(Metric):
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
         self.seen = 0
-        self._images: list[tuple[numpy.ndarray, numpy.ndarray]] = []
+        self._images: list[tuple[list[str], Tensor, Tensor, numpy.ndarray]] = []  # names, difficult, boxes; found
 
     def update(self, predictions: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
         for prediction, target in zip(predictions, targets, strict=True):
             self.seen += 1
             if "boxes" in target:
                 found = _table(prediction["labels"], prediction["scores"], prediction["boxes"])
-                self._images.append((self._truth(target), found))
+                self._images.append((*_truth(target), found))
+
+    def merge(self, other: Self) -> None:
+        require_same_classes(self.classes, other.classes)
+        self.seen += other.seen
+        self._images += other._images
 
     def compute(self) -> Score:
-        boxes = sum(int((truth[:, 1] == 0).sum()) for truth, _ in self._images)
+        boxes = sum(int((difficult == 0).sum()) for _, difficult, _, _ in self._images)
         if boxes == 0:
             return Score(None, self.seen, {"boxes": 0})
-        precision = self._precision()  # (10 IoU thresholds, 101 recalls, K classes)
-        each = {name: _mean(precision[:, :, index]) for index, name in enumerate(self.classes)}
+        classes = self.classes + unseen(sorted(name for names, *_ in self._images for name in names), self.classes)
+        precision = self._precision(classes)  # (10 IoU thresholds, 101 recalls, K classes)
+        each = {name: _mean(precision[:, :, index]) for index, name in enumerate(classes)}
         detail = {"AP50": _mean(precision[0]), "AP75": _mean(precision[5]), "boxes": boxes, "per_class": each}
-        return Score(_mean(precision), self.seen, detail)
+        return Score.of(MEAN, self.seen, detail)
 
-    def _truth(self, target: dict[str, Any]) -> numpy.ndarray:
-        names = [target["classes"][label] for label in target["labels"].tolist()]
-        self.classes += unseen(names, self.classes)
-        labels = positions(names, self.classes)
-        return _table(labels, target.get("difficult", torch.zeros_like(labels)), target["boxes"])
-
-    def _precision(self) -> numpy.ndarray:
+    def _precision(self, classes: Sequence[str]) -> numpy.ndarray:
         from faster_coco_eval import COCO, COCOeval_faster
 
-        images = sorted(self._images, key=lambda image: (image[0].tobytes(), image[1].tobytes()))
-        truth, found = ([image[side] for image in images] for side in (0, 1))
-        truth, found = COCO(self._coco(truth, "iscrowd")), COCO(self._coco(found, "score"))
+        pairs = [(_table(positions(names, classes), *truth), found) for names, *truth, found in self._images]
+        pairs.sort(key=lambda pair: (pair[0].tobytes(), pair[1].tobytes()))
+        truths, founds = ([pair[side] for pair in pairs] for side in (0, 1))
+        truth, found = COCO(_coco(truths, classes, "iscrowd")), COCO(_coco(founds, classes, "score"))
         evaluation = COCOeval_faster(truth, found, "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [_EVERY_AREA], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation.eval["precision"][:, :, :, 0, -1]
 
-    def _coco(self, tables: list[numpy.ndarray], field: str) -> dict[str, Any]:
-        rows = [(image, row) for image, table in enumerate(tables, 1) for row in table.tolist()]
-        return {
-            "images": [{"id": image} for image in range(1, len(tables) + 1)],
-            "categories": [{"id": index, "name": name} for index, name in enumerate(self.classes)],
-            "annotations": [_annotation(number, image, field, *row) for number, (image, row) in enumerate(rows, 1)],
-        }
+
+def _truth(target: dict[str, Any]) -> tuple[list[str], Tensor, Tensor]:
+    """Names, marks of difficulty and boxes of an image's objects: by name, for shards may meet classes in any order."""
+    labels = target["labels"].cpu()
+    names = [target["classes"][label] for label in labels.tolist()]
+    return names, target.get("difficult", torch.zeros_like(labels)).cpu(), target["boxes"].detach().cpu()
+
+
+def _coco(tables: list[numpy.ndarray], classes: Sequence[str], field: str) -> dict[str, Any]:
+    rows = [(image, row) for image, table in enumerate(tables, 1) for row in table.tolist()]
+    return {
+        "images": [{"id": image} for image in range(1, len(tables) + 1)],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(classes)],
+        "annotations": [_annotation(number, image, field, *row) for number, (image, row) in enumerate(rows, 1)],
+    }
 
 
 def _table(labels: Tensor, values: Tensor, boxes: Tensor) -> numpy.ndarray:

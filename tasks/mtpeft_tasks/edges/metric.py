@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import fsum, hypot, isqrt
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtpeft.api import Metric, Score
+from mtpeft.api import Form, Metric, Score
 from mtpeft_tasks.maps import Edges
 from mtpeft_tasks.saliency.metric import above
 
 THRESHOLDS = tuple(step / 100 for step in range(1, 100))
+FORM = Form("best_f", ("right", "predicted", "found", "labelled"), 100)
 _LEAST = 1e-6
 
 
@@ -77,6 +78,15 @@ class DilatedF(Metric):
         weight = torch.where(edges, self.positive_weight, 1 - self.positive_weight)
         return float((-weight * likely.log()).sum())
 
+    def merge(self, other: Self) -> None:
+        self.seen += other.seen
+        self.pixels += other.pixels
+        self.labelled += other.labelled
+        self.predicted += other.predicted
+        self.right += other.right
+        self.found += other.found
+        self.losses += other.losses
+
     def compute(self) -> Score:
         detail: dict[str, Any] = {
             "predicted": self.predicted.tolist(), "right": self.right.tolist(), "found": self.found.tolist(),
@@ -84,8 +94,8 @@ class DilatedF(Metric):
             "loss": fsum(self.losses) / self.pixels if self.pixels else None,
         }  # fmt: skip
         if not self.labelled:
-            return Score(None, self.seen, detail)
+            return Score.of(FORM, self.seen, detail)
         precision = self.right.double() / self.predicted.clamp(min=1)
         recall = self.found.double() / self.labelled
         scores = 2 * precision * recall / (precision + recall).clamp(min=_LEAST)
-        return Score(100 * float(scores.max()), self.seen, detail | {"best": THRESHOLDS[int(scores.argmax())]})
+        return Score.of(FORM, self.seen, detail | {"best": THRESHOLDS[int(scores.argmax())]})

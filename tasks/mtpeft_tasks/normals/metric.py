@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import fsum, sqrt
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from mtpeft.api import Metric, Score
+from mtpeft.api import Form, Metric, Score
 from mtpeft_tasks.maps import Normals
 
 BIN = 0.25
 """Degrees; the usual limits are multiples of it."""
 LIMITS = (11.25, 22.5, 30.0)
+FORM = Form("ratio", ("degrees", "pixels"))
 
 
 def angles(one: Tensor, other: Tensor) -> Tensor:
@@ -55,14 +56,20 @@ class AngularError(Metric):
         steps = (found / BIN).long().clamp(max=len(self.histogram) - 1)
         self.histogram += torch.bincount(steps, minlength=len(self.histogram))
 
+    def merge(self, other: Self) -> None:
+        self.seen += other.seen
+        self.histogram += other.histogram
+        self.degrees += other.degrees
+        self.squared += other.squared
+
     def compute(self) -> Score:
         pixels, degrees, squared = int(self.histogram.sum()), fsum(self.degrees), fsum(self.squared)
         detail = {"pixels": pixels, "degrees": degrees, "squared": squared, "histogram": self.histogram.tolist()}
         if not pixels:
-            return Score(None, self.seen, detail)
+            return Score.of(FORM, self.seen, detail)
         below = {str(limit): 100 * int(self.histogram[: round(limit / BIN)].sum()) / pixels for limit in LIMITS}
         found = {"rmse": sqrt(squared / pixels), "median": median(self.histogram), "within": below}
-        return Score(degrees / pixels, self.seen, detail | found)
+        return Score.of(FORM, self.seen, detail | found)
 
 
 def median(histogram: Tensor) -> float:

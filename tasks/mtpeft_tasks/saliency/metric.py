@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import fsum
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from mtpeft.api import Metric, Score
+from mtpeft.api import Form, Metric, Score
 from mtpeft_tasks.maps import Map
 
 STEPS = 20
 THRESHOLDS = tuple(step / STEPS for step in range(1, STEPS))
 BETA_SQUARED = 0.3
+FORM = Form("best_f", ("right", "predicted", "right", "salient"), 100, BETA_SQUARED)
 
 
 def above(values: Tensor, thresholds: Sequence[float]) -> Tensor:
@@ -62,6 +63,13 @@ class MaxF(Metric):
         self.salient += salient
         self.ratios.append(torch.where(union > 0, right.double() / union.clamp(min=1), 1.0).tolist())
 
+    def merge(self, other: Self) -> None:
+        self.seen += other.seen
+        self.salient += other.salient
+        self.predicted += other.predicted
+        self.right += other.right
+        self.ratios += other.ratios
+
     def compute(self) -> Score:
         ratios = [100 * fsum(column) / len(self.ratios) for column in zip(*self.ratios, strict=True)]
         usual = [ratio for ratio, threshold in zip(ratios, THRESHOLDS, strict=False) if 0.2 <= threshold <= 0.9]
@@ -70,6 +78,6 @@ class MaxF(Metric):
             "salient": self.salient, "intersection_over_union": ratios, "mIoU": max(usual, default=None),
         }  # fmt: skip
         if not self.salient:
-            return Score(None, self.seen, detail)
+            return Score.of(FORM, self.seen, detail)
         scores = f_measure(self.right, self.predicted, self.salient, BETA_SQUARED)
-        return Score(100 * float(scores.max()), self.seen, detail | {"best": THRESHOLDS[int(scores.argmax())]})
+        return Score.of(FORM, self.seen, detail | {"best": THRESHOLDS[int(scores.argmax())]})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from mtpeft.api import Metric, Score
+from mtpeft.api import Form, Metric, Score
 from mtpeft_tasks.maps import IGNORED
-from mtpeft_tasks.names import UNKNOWN, positions
+from mtpeft_tasks.names import UNKNOWN, positions, require_same_classes
+
+FORM = Form("ratio", ("intersections", "unions", "pixels"), 100)
 
 
 def confusion(actual: Tensor, predicted: Tensor, count: int) -> Tensor:
@@ -39,15 +41,18 @@ class MeanIoU(Metric):
                 mask = renumbered(target["mask"].cpu(), target["classes"], self.classes, unknown=len(self.classes))
                 self.matrix += confusion(mask, prediction["mask"], len(self.classes) + 1)
 
+    def merge(self, other: Self) -> None:
+        require_same_classes(self.classes, other.classes)
+        self.seen += other.seen
+        self.matrix += other.matrix
+
     def compute(self) -> Score:
         known = len(self.classes)
         pixels = self.matrix.sum(1)[:known]
         intersections = self.matrix.diagonal()[:known]
         unions = pixels + self.matrix.sum(0)[:known] - intersections
-        found = pixels > 0
-        value = 100 * float((intersections[found].double() / unions[found]).mean()) if found.any() else None
         detail = {"classes": list(self.classes), "intersections": intersections.tolist(), "unions": unions.tolist()}
-        return Score(value, self.seen, {**detail, "pixels": pixels.tolist()})
+        return Score.of(FORM, self.seen, {**detail, "pixels": pixels.tolist()})
 
 
 def renumbered(mask: Tensor, names: Sequence[str], classes: Sequence[str], *, unknown: int = IGNORED) -> Tensor:
