@@ -139,7 +139,7 @@ def _native(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any
         "forgetting": mean(rows[name].forgetting for name in names),
         "sample_average": sample_averages[-1] if sample_averages else None,
         "sample_average_incremental": _mean_of_all(sample_averages),
-        "task_aware_average": mean(rows[name].task_aware for name in names),
+        "task_aware_average": _task_aware_average([rows[name] for name in names]),
         "joint_average": mean(rows[name].joint for name in names),
         "joint_intransigence": mean(rows[name].joint_intransigence for name in names),
         "worst_average": mean(rows[name].worst for name in names),
@@ -160,6 +160,13 @@ def _sample_average(matrix: ResultMatrix, stage: int) -> float | None:
         return None
     top, bottom = (fsum(column) for column in zip(*known, strict=True))
     return scales.pop() * top / bottom if bottom else None
+
+
+def _task_aware_average(rows: list[TaskSummary]) -> float | None:
+    """A task with a head of its own has one score, which is both; None where all have."""
+    if all(row.task_aware is None for row in rows):
+        return None
+    return mean(row.last if row.task_aware is None else row.task_aware for row in rows)
 
 
 def _mean_of_all(values: list[float | None]) -> float | None:

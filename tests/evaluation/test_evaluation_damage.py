@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from mtpeft.errors import DataError, MtpeftError
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix, StageCosts, TaskRecord
+from mtpeft.files import read_json
 from mtpeft.reports.text import render
 from mtpeft.score import Form, Score
 
@@ -111,6 +113,27 @@ def test_a_value_that_was_changed_is_noticed(place: str) -> None:
     data[place][0]["value"] += 0.001
     with pytest.raises(DataError, match=r"the result of \"a\" is .*, and its counts give"):
         ResultMatrix.from_json(data)
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 5_000, 100_000])
+@pytest.mark.parametrize(("opened", "closed"), [('{"a":', "}"), ("[", "]")])
+def test_nesting_is_read_or_refused(depth: int, opened: str, closed: str, tmp_path: Path) -> None:
+    deep = opened * depth + "1" + closed * depth
+    text = json.dumps(full()).replace('"per_class": {"a": [1, 2]}', f'"deep": {deep}')
+    assert deep in text
+    (tmp_path / "results.json").write_text(text)
+    try:
+        json.dumps(ResultMatrix.from_json(read_json(tmp_path / "results.json")).to_json())
+    except MtpeftError as error:
+        assert error.hint and depth > 100
+
+
+@pytest.mark.parametrize("number", ["1" * 5_000, "-" + "1" * 400, "1e999", "NaN", "-Infinity"])
+def test_numbers_that_are_none_are_refused(number: str, tmp_path: Path) -> None:
+    text = json.dumps(full()).replace('"correct": 45', f'"correct": {number}')
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError):
+        ResultMatrix.from_json(read_json(tmp_path / "results.json"))
 
 
 def change(path: str, value: Any) -> dict[str, Any]:
