@@ -121,7 +121,10 @@ class Score:
         if not _same(self.value, expected):
             raise DataError(f"is {self.value}, and its counts give {expected}", hint=_HINT)
         if self.task_aware is not None:
-            self.task_aware.check()
+            try:
+                self.task_aware.check()
+            except DataError as error:
+                raise DataError(f"has a task_aware score that {error.message}", hint=error.hint) from None
 
     def to_dict(self) -> dict[str, Any]:
         """The three fields every file has, and the others where they say something; plain JSON."""

@@ -156,7 +156,7 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("matrix.0.form.import", "os", "matrix.0.form.import: is not a field"),
         ("matrix.0.detail.correct", -5, "has a detail.correct that holds -5"),
         ("matrix.0.detail.per_class", [float("nan")], "has a number in its detail that is not finite"),
-        ("matrix.0.task_aware.value", 3.0, "is 3.0, and its counts give 92.0"),
+        ("matrix.0.task_aware.value", 3.0, "has a task_aware score that is 3.0, and its counts give 92.0"),
         ("matrix.0.task_aware.value", None, "is None, and its counts give 92.0"),
         ("probes.0.stage", 2, "there is no stage 2"),
         ("probes.0.update", -1, "probes.0.update: input should be greater"),
