@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from mtpeft.errors import DataError, MtpeftError, UsageError
 
@@ -286,7 +286,8 @@ def parse(kind: type[T], data: Any, where: str) -> T:
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_json(json.dumps(data))
+        adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
+        return adapter.validate_json(json.dumps(data))
     except ValidationError as error:
         problem, more = error.errors()[0], error.error_count() - 1
         name = ".".join(str(step) for step in problem["loc"]) or "the whole"
