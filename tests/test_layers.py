@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = [
     ["errors", "keyed_random"],
-    ["files", "hookspecs", "names"],
+    ["hookspecs", "names"],
+    ["addresses", "files"],
     ["settings"],
     ["recipe"],
     ["config"],
@@ -30,6 +31,7 @@ ROOMS = [
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 NO_TORCH = [
     "__init__",
+    "addresses",
     "api",
     "builtin",
     "cli",

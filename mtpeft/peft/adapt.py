@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from mtpeft.peft import store
+from mtpeft.peft.configured import as_methods
 from mtpeft.peft.heads import HeadSpec
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
-from mtpeft.plugins import resolve
 
 
 def adapt(
@@ -39,19 +39,6 @@ def adapt(
             host.add_head(name, spec.build(host.info))
             host.bind_head(name, name)
     return host
-
-
-def as_methods(method: str | Method | Sequence[tuple[str, Method]]) -> list[tuple[str, Method]]:
-    """``"lora@shared+adaptformer@task"``, a method, or named methods, as named methods."""
-    if isinstance(method, Method):
-        return [(type(method).__name__.lower(), method)]
-    if not isinstance(method, str):
-        return list(method)
-    found = []
-    for term in method.split("+"):
-        name, _, scope = term.partition("@")
-        found.append((name, resolve("methods", name)(**({"scope": scope} if scope else {}))))
-    return found
 
 
 def load(directory: str | Path, backbone: nn.Module) -> Host:

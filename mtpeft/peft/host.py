@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mtpeft.addresses import ParameterKey
 from mtpeft.backbone import full_name, state_sha256
 from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
@@ -414,9 +415,10 @@ class Host(nn.Module):
         """What training ``tasks`` changes: ``OWNER/METHOD/SITE/TENSOR`` of parts, ``head:NAME/TENSOR`` of heads."""
         found: dict[str, nn.Parameter] = {}
         for owner in (SHARED, *tasks):
-            found |= {f"{owner}/{n}": t for n, t in self.tensors(owner).items() if isinstance(t, nn.Parameter)}
+            named = {str(ParameterKey("part", owner, n)): t for n, t in self.tensors(owner).items()}
+            found |= {n: t for n, t in named.items() if isinstance(t, nn.Parameter)}
         for head in dict.fromkeys(self.head_names[task] for task in tasks if task in self.head_names):
-            found |= {f"head:{head}/{n}": p for n, p in self.heads[head].named_parameters()}
+            found |= {str(ParameterKey("head", head, n)): p for n, p in self.heads[head].named_parameters()}
         return {name: p for name, p in found.items() if p.requires_grad}
 
     def count(self) -> Counts:

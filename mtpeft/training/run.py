@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mtpeft import backbone as backbones
+from mtpeft.addresses import ParameterKey
 from mtpeft.backbone.features import Features
 from mtpeft.balancing import Balancer
 from mtpeft.config import Config
@@ -23,6 +24,7 @@ from mtpeft.data.label_checks import label_errors
 from mtpeft.errors import DataError, MtpeftError, UsageError, did_you_mean
 from mtpeft.evaluation import ResultMatrix, TaskRecord
 from mtpeft.files import read_json
+from mtpeft.peft.configured import build_methods
 from mtpeft.peft.heads import HeadSpec
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
@@ -134,9 +136,8 @@ class Run:
 
     def learning_rate(self, parameter: str) -> float:
         """The peak rate of a parameter of `Host.trainable`: that of its method, or of heads."""
-        owner, _, rest = parameter.partition("/")
-        rates = self.learning_rates()
-        return rates["heads"] if ":" in owner else rates["methods"][rest.partition("/")[0]]
+        named, rates = ParameterKey.parse(parameter), self.learning_rates()
+        return rates["methods"][named.method] if named.kind == "part" else rates["heads"]
 
     def learning_rates(self) -> dict[str, Any]:
         """Peak rates, ``{"methods": {label: rate}, "heads": rate}``: the configuration's, else the methods' own.
@@ -241,13 +242,6 @@ def choose_device(name: str) -> torch.device:
     if int(number or 0) >= there.get(kind, 1):
         raise UsageError(f'device = "{name}", but this machine has no such device', hint="leave it out, or say cpu")
     return torch.device(name)
-
-
-def build_methods(config: Config) -> list[tuple[str, Method]]:
-    """The methods of a configuration under their labels, in the order written."""
-    return [
-        (m.label, create("methods", m.name, m.settings, f"methods.{m.label}", config.origin)) for m in config.methods
-    ]
 
 
 def build_tasks(config: Config) -> dict[str, Task]:

@@ -21,7 +21,7 @@ from mtpeft.training.run import Run
 from mtpeft.training.stage import Position
 
 _PACKAGES = ("mtpeft", "torch", "torchvision", "timm", "safetensors")
-_MAY_CHANGE = ("optimizer", "output", "bench", "workers", "cache", "device", "origins")
+_MAY_CHANGE = ("optimizer", "output", "loggers", "tables", "workers", "cache", "device", "origins")
 
 
 def refuse_existing(path: Path, hint: str = "") -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mtpeft.addresses import ParameterKey
 from mtpeft.data.loading import Loaded, Samples, Source, batches, draw, to_device
 from mtpeft.peft.method import Context
 from mtpeft.schedule import Batch, Begin, Cursor, End
@@ -105,7 +106,7 @@ class Stage:
     def make_optimizer(self) -> None:
         """For what these tasks train now."""
         run, settings = self.run, self.run.config.optimizer
-        learned = {f"balancer:{i}": parameter for i, parameter in enumerate(run.balancer.parameters())}
+        learned = {str(ParameterKey("balancer", str(i))): p for i, p in enumerate(run.balancer.parameters())}
         self.parameters = run.host.trainable(list(self.at.tasks)) | learned
         rates = {name: run.learning_rate(name) for name in self.parameters}
         self.optimizer = build_optimizer(
