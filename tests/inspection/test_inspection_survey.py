@@ -240,3 +240,14 @@ def test_the_stanza_is_a_recipes(make, tmp_path, monkeypatch):
     moved = tomllib.loads(stanza(found, tmp_path / "recipes"))
     assert moved["tasks"]["voc"]["data"] == "voc:../voc?degenerate=skip"
     assert tomllib.loads(stanza(look(made), tmp_path / "recipes"))["tasks"]["voc"]["data"] == made.data
+
+
+def test_a_path_with_a_question_mark_is_found_as_it_is_and_quoted_in_the_recipe(make, tmp_path):
+    made = make("voc")
+    place = made.root.rename(tmp_path / "what?degenerate=skip")
+    found = choose(str(place))
+    assert (found.address.path, found.address.options) == (str(place), ())
+    assert found.data == f"voc:{str(place).replace('?', '%3F')}"
+    assert choose(found.data) == ReaderChoice(found.address, found.types)
+    text = stanza(survey(found), tmp_path)
+    assert tomllib.loads(text)["tasks"][found.name]["data"] == found.data, "an absolute path stays"
