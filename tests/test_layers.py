@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = [
     ["errors", "foreign_code", "keyed_random"],
-    ["files", "hookspecs", "kinds", "names"],
+    ["hookspecs", "kinds", "names"],
+    ["addresses", "files"],
     ["settings"],
     ["recipe", "score"],
     ["config"],
@@ -31,6 +32,7 @@ ROOMS = [
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 NO_TORCH = [
     "__init__",
+    "addresses",
     "api",
     "cli",
     "config",
