@@ -71,8 +71,10 @@ def checked(method: str, families: Sequence[str], compile: bool) -> list[dict[st
         return [_unbuilt(method, " ".join(str(error).split()))]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     checks = list(method_checks(method, families, slow=compile))
-    shown = {"console": Console(stderr=True), "transient": True, "disable": not sys.stderr.isatty()}
-    for check in track(checks, escape(visible(method)), **shown):
+    console = Console(stderr=True)
+    for check in track(
+        checks, escape(visible(method)), console=console, transient=True, disable=not console.is_terminal
+    ):
         case = check.case
         row = rows.setdefault(
             (case.family, case.method.scope),
