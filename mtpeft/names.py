@@ -73,5 +73,10 @@ def visible(text: str) -> str:
     return "".join(_spelt(letter) if unicodedata.category(letter) in _HIDDEN else letter for letter in text)
 
 
+def visible_lines(text: str) -> str:
+    """A text of several lines that others wrote, each of them `visible`."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _spelt(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode()

@@ -16,6 +16,7 @@ import pluggy
 
 from mtpeft import __version__, hookspecs
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
+from mtpeft.names import visible, visible_lines
 from mtpeft.settings import Origin, build
 
 GROUP = "mtpeft"
@@ -59,7 +60,7 @@ class Plugin:
 
     def __str__(self) -> str:
         package = f"{self.distribution} {self.version}".strip()
-        return f'"{self.name}" ({package})'
+        return visible(f'"{self.name}" ({package})')
 
     @property
     def remedy(self) -> str:
@@ -261,7 +262,7 @@ def in_words(error: BaseException) -> str:
 
 
 def _say(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {visible_lines(message)}", file=sys.stderr)
 
 
 @cache

@@ -13,9 +13,8 @@ from rich.progress import track
 
 from mtpeft.commands.output import print_json, print_table
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
-from mtpeft.names import visible
+from mtpeft.names import visible, visible_lines
 from mtpeft.plugins import registry
-from mtpeft.reports.paragraphs import visible_lines
 from mtpeft.testing import CheckFailed, method_checks
 from mtpeft.testing.case import make_method
 from mtpeft.testing.checks import FAMILIES, Check, refused

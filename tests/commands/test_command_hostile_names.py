@@ -104,6 +104,17 @@ def test_listings_show_hostile_ids(capsys, command):
     assert r"\x1b" in outcome(capsys, *command.split())[1].replace("u001b", "x1b")
 
 
+@pytest.mark.parametrize("command", ["methods", "plugins", "train --tasks cls --method lorra"])
+def test_warnings_show_hostile_plugins(capsys, command):
+    class Raising:
+        @hookimpl
+        def register_methods(self) -> dict[str, str]:
+            raise ValueError(HOSTILE[1] + HOSTILE[2])
+
+    plugins.manager().register(Raising(), HOSTILE[2])
+    outcome(capsys, *command.split())
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize(
     "line",
