@@ -81,5 +81,10 @@ def brief(text: str) -> str:
     return text if len(text) <= _LONGEST_QUOTED else f"{text[: _LONGEST_QUOTED - 3]}..."
 
 
+def visible_lines(text: str) -> str:
+    """A text of several lines that others wrote, each of them `visible`."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _spelt(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode()

@@ -18,7 +18,7 @@ from mtpeft import __version__, hookspecs
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.foreign_code import IMPORTS, NUMBERS, PROCESS, State, contained
 from mtpeft.kinds import KINDS, Entry, flaw_of_class, flaw_of_entry
-from mtpeft.names import visible
+from mtpeft.names import visible, visible_lines
 from mtpeft.settings import Origin, build
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Plugin:
 
     def __str__(self) -> str:
         package = f"{self.distribution} {self.version}".strip()
-        return f'"{self.name}" ({package})'
+        return visible(f'"{self.name}" ({package})')
 
     @property
     def remedy(self) -> str:
@@ -334,7 +334,7 @@ def _strict() -> bool:
 
 
 def _say(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {visible_lines(message)}", file=sys.stderr)
 
 
 @cache

@@ -16,7 +16,7 @@ from mtpeft.config import Config, TaskConfig
 from mtpeft.errors import MtpeftError
 from mtpeft.files import parse_toml, read_json, write_file, write_json
 from mtpeft.task import SPLITS, Split
-from mtpeft.training.run import build_tasks
+from mtpeft.training.setup import build_tasks
 
 
 def remember(config: Config, folder: Path, recipe: Path) -> None:
