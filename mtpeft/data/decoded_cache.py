@@ -103,12 +103,8 @@ def _read(path: Path) -> Sample:
         about = parse(_About, json.loads((file.metadata() or {}).get("about", "null")), f'"{path}"')
     pixels = tensors.pop(_IMAGE, torch.zeros(0))
     found = {key.removeprefix(_TARGET): value for key, value in tensors.items()}
-    if (
-        pixels.dtype != torch.uint8
-        or pixels.ndim != 3
-        or pixels.shape[-1] != 3
-        or {*found, *about.plain} != {*about.order}
-    ):
+    is_image = pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.shape[-1] == 3
+    if not is_image or {*found, *about.plain} != {*about.order}:
         raise ValueError(f'"{path}" is no sample')
     plain = {key: tuple(value) if key in about.tuples else value for key, value in about.plain.items()}
     target = {key: found[key] if key in found else plain[key] for key in about.order}
