@@ -79,7 +79,8 @@ class Subsample(Chosen):
 class Dealt(Chosen):
     """Parts ``first`` to ``last`` of ``parts`` of a data set, in its order.
 
-    The parts are disjoint, and together all of it. Which sample goes where is decided by the seed and the number of samples alone. Sizes differ by one at most.
+    The parts are disjoint, and together all of it; sizes differ by one at most. Which sample goes where is decided by
+    the seed and the number of samples alone.
     """
 
     def __init__(self, whole: Dataset, first: int, last: int, parts: int, seed: int) -> None:

@@ -42,9 +42,8 @@ def test_a_blurry_stream(tmp_path: Path) -> None:
     met: list[Counter[str]] = []
     names: list[str] = []
     for stage in stages:
-        samples = [
-            run.dataset(task, "train")[index].name for task in stage for index in range(len(run.dataset(task, "train")))
-        ]
+        parts = [run.dataset(task, "train") for task in stage]
+        samples = [part[index].name for part in parts for index in range(len(part))]
         met.append(Counter(name[0] for name in samples))
         names += samples
     assert len(names) == len(set(names)) == sum(sum(counts.values()) for counts in met)
