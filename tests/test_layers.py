@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [
     ["errors", "foreign_code", "keyed_random"],
     ["files", "hookspecs", "kinds", "names"],
-    ["settings"],
+    ["plugin", "settings"],
     ["recipe"],
     ["config"],
     ["plugins"],
@@ -40,6 +40,7 @@ NO_TORCH = [
     "keyed_random",
     "kinds",
     "names",
+    "plugin",
     "plugins",
     "recipe",
     "schedule",
