@@ -38,7 +38,7 @@ class Manager:
         self._pluggy = pluggy.PluginManager(GROUP)
         self._pluggy.add_hookspecs(hookspecs)
         self._registries: dict[str, Mapping[str, Entry]] = {}
-        self._resolved: dict[Entry, Any] = {}
+        self._resolved: dict[tuple[str, str], Any] = {}
         self._muted: set[str] = set()
         self._warned: set[str] = set()
         self.plugins: dict[str, Plugin] = {}
@@ -96,10 +96,9 @@ class Manager:
             failed = any(plugin.error for plugin in self.plugins.values())
             more = " `mtpeft plugins` shows what did not load." if failed else ""
             raise UsageError(f'there is no {KINDS[kind]} "{id}"', hint=did_you_mean(id, entries) + more)
-        entry = entries[id]
-        if entry not in self._resolved:
-            self._resolved[entry] = self._import(kind, entry)
-        return self._resolved[entry]
+        if (kind, id) not in self._resolved:
+            self._resolved[kind, id] = self._import(kind, entries[id])
+        return self._resolved[kind, id]
 
     def create(self, kind: str, id: str, settings: Mapping[str, Any], where: str, origin: Origin | None = None) -> Any:
         """An instance of what is registered under an id, from its settings; see `mtpeft.settings.build`.
@@ -205,6 +204,7 @@ class Manager:
         if self._pluggy.has_plugin(name):
             self._pluggy.unregister(name=name)
         self._registries.clear()
+        self._resolved.clear()
 
     def _hooks_of(self, plugin: Any) -> Iterator[str]:
         for name in dir(plugin):

@@ -157,6 +157,23 @@ def test_a_plugin_object_can_be_registered_and_taken_out_again() -> None:
     assert "mine" not in plugins.registry("methods")
 
 
+def test_a_reference_serves_one_kind_alone() -> None:
+    manager = plugins.manager()
+    for kind in ("methods", "balancers"):
+        manager.register(Registers(kind, "mine", "mtpeft_plugins.partial.lora:Lora"), f"my-{kind}")
+    assert plugins.resolve("methods", "mine").__name__ == "Lora"
+    with pytest.raises(MtpeftError, match=r"does not derive from mtpeft\.api\.Balancer"):
+        plugins.resolve("balancers", "mine")
+
+
+def test_what_is_registered_anew_is_resolved_anew() -> None:
+    manager = plugins.manager()
+    for name in ("lora:Lora", "dora:Dora"):
+        manager.register(Registers("methods", "mine", f"mtpeft_plugins.partial.{name}"), "my-plugin")
+        assert plugins.resolve("methods", "mine").__name__ == name.split(":")[1]
+        manager.unregister("my-plugin")
+
+
 def test_a_plugin_object_with_an_unknown_hook_is_not_registered() -> None:
     class Wrong:
         @hookimpl
