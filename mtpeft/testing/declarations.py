@@ -21,7 +21,8 @@ from mtpeft.names import SHARED
 from mtpeft.peft import parts
 from mtpeft.peft.declarations import CATEGORIES, Declarations
 from mtpeft.peft.host import Host
-from mtpeft.peft.method import Context, Method
+from mtpeft.peft.method import Method
+from mtpeft.peft.routine import Context
 from mtpeft.plugins import registry
 from mtpeft.settings import build
 from mtpeft.testing.case import Case, said, tensors

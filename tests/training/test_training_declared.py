@@ -6,8 +6,8 @@ import pytest
 from support.training_toy import Toy, config
 
 from mtpeft.errors import UsageError
-from mtpeft.training.run import setup
 from mtpeft.training.session import Session
+from mtpeft.training.setup import setup
 
 
 @pytest.fixture
