@@ -215,7 +215,7 @@ def test_sct_chooses_the_channels_that_the_classes_use():
     images, labels = torch.randn(6, 3, 32, 32), [0, 1, 1, 2, 0, 1]
     targets = [{"label": torch.tensor(label)} for label in labels]
     batches = [("a", images[:4], targets[:4]), ("a", images[4:], targets[4:])]
-    host.methods["sct"].calibrate(Context(host, ("a",), ("a",), batches=lambda: iter(batches)))
+    host.routines["sct"].calibrate(Context(host, ("a",), ("a",), batches=lambda: iter(batches)))
     seen = []
     plain.blocks[1].norm2.register_forward_hook(lambda module, args, output: seen.append(args[0]))
     plain(images)
@@ -231,7 +231,7 @@ def test_sct_chooses_once():
     host = method_host("sct", channels=5, random=False)
     part = parts_at(host)["blocks.0.middle"]
     part.chosen.fill_(1)
-    host.methods["sct"].calibrate(Context(host, ("a",), ("a",), batches=lambda: iter(())))
+    host.routines["sct"].calibrate(Context(host, ("a",), ("a",), batches=lambda: iter(())))
     assert part.channels.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -239,14 +239,14 @@ def test_sct_leaves_a_frozen_owner_as_it_is():
     host = method_host("sct", channels=5, random=False)
     host.freeze("shared")
     batches = [("a", torch.randn(3, 3, 32, 32), [{"label": torch.tensor(0)}] * 3)]
-    host.methods["sct"].calibrate(Context(host, ("a",), ("a",), batches=lambda: iter(batches)))
+    host.routines["sct"].calibrate(Context(host, ("a",), ("a",), batches=lambda: iter(batches)))
     assert parts_at(host)["blocks.0.middle"].channels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_sct_takes_images_without_a_class_as_one_class():
     host = method_host("sct", channels=5, random=False)
     batches = [("a", torch.randn(3, 3, 32, 32), [{"mask": None}] * 3)]
-    host.methods["sct"].calibrate(Context(host, ("a",), ("a",), batches=lambda: iter(batches)))
+    host.routines["sct"].calibrate(Context(host, ("a",), ("a",), batches=lambda: iter(batches)))
     assert all(bool(part.chosen) for part in parts_at(host).values())
 
 
@@ -257,7 +257,7 @@ def test_sct_keeps_classes_of_different_tasks_apart():
     batches = [(task, torch.randn(2, 3, 32, 32), [{"label": torch.tensor(0)}] * 2) for task in ("a", "b")]
     met, choose = [], part.choose
     part.choose = lambda: (met.extend(part.squares), choose())
-    host.methods["sct"].calibrate(Context(host, ("a", "b"), ("a", "b"), batches=lambda: iter(batches)))
+    host.routines["sct"].calibrate(Context(host, ("a", "b"), ("a", "b"), batches=lambda: iter(batches)))
     assert met == [("a", 0), ("b", 0)]
 
 

@@ -265,10 +265,10 @@ def test_settings_out_of_range_are_refused(name, settings):
 def trained_step(host: Host, step: int, steps: int = 4) -> bool:
     """One update as the loop makes it; whether other tensors train from it on."""
     context = Context(host, ("a",), ("a",), step=step, steps=steps)
-    changed = host.methods["e2vpt"].begin_update(context)
+    changed = host.routines["e2vpt"].begin_update(context)
     host.zero_grad(set_to_none=True)
     host(torch.randn(4, 3, 32, 32), "a").pooled.square().sum().backward()
-    host.methods["e2vpt"].after_backward(context)
+    host.routines["e2vpt"].after_backward(context)
     return changed
 
 
@@ -315,7 +315,7 @@ def test_e2vpt_prunes_once():
         trained_step(host, step)
     masks = [part.mask.clone() for part in prompts_of(host)]
     trained_step(host, 3)
-    host.methods["e2vpt"].end_stage(Context(host, ("a",), ("a",)))
+    host.routines["e2vpt"].end_stage(Context(host, ("a",), ("a",)))
     assert all(torch.equal(mask, part.mask) for mask, part in zip(masks, prompts_of(host), strict=True))
     assert not all(mask.all() for mask in masks)
 
@@ -324,7 +324,7 @@ def test_e2vpt_prunes_at_the_end_of_a_stage_too_short_for_it():
     host = method_host("e2vpt", random=False, prune=0.5)
     assert trained_step(host, 0, steps=1) is False
     assert not any(part.cut for part in prompts_of(host))
-    host.methods["e2vpt"].end_stage(Context(host, ("a",), ("a",)))
+    host.routines["e2vpt"].end_stage(Context(host, ("a",), ("a",)))
     assert all(part.cut for part in prompts_of(host))
 
 
@@ -333,7 +333,7 @@ def test_e2vpt_leaves_prompts_that_were_not_trained(frozen):
     host = method_host("e2vpt", random=False, prune=0.5)
     if frozen:
         host.freeze("shared")
-    host.methods["e2vpt"].end_stage(Context(host, ("a",), ("a",)))
+    host.routines["e2vpt"].end_stage(Context(host, ("a",), ("a",)))
     assert not any(part.cut for part in prompts_of(host))
 
 

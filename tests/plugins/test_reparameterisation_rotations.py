@@ -97,18 +97,18 @@ def test_hra_starts_with_pairs_that_cancel_bit_for_bit():
 
 def test_hra_penalises_vectors_that_are_not_orthogonal():
     model = Reparameterised("hra", at="mlp.fc1", rank=4, orthogonality=0.5)
-    method, context = model.host.methods["hra"], Context(model.host, ("task",), ("task",))
+    routine, context = model.host.routines["hra"], Context(model.host, ("task",), ("task",))
     units = [part.U.detach() / part.U.detach().norm(dim=0) for part in model.parts.values()]
     skewness = [float((u.T @ u - torch.eye(4)).square().sum()) for u in units]
-    assert method.penalty(context).item() == pytest.approx(0.5 * sum(skewness), rel=1e-5)
+    assert routine.penalty(context).item() == pytest.approx(0.5 * sum(skewness), rel=1e-5)
     with torch.no_grad():
         for part in model.parts.values():
             part.U.copy_(3 * torch.linalg.qr(torch.randn(part.U.shape)).Q)
-    assert method.penalty(context).item() < 1e-10
+    assert routine.penalty(context).item() < 1e-10
     model.host.freeze("shared")
-    assert method.penalty(context) is None
+    assert routine.penalty(context) is None
 
 
 def test_hra_has_no_penalty_unless_asked():
     model = Reparameterised("hra", at="mlp.fc1", rank=4)
-    assert model.host.methods["hra"].penalty(Context(model.host, ("task",), ("task",))) is None
+    assert "hra" not in model.host.routines

@@ -50,7 +50,7 @@ def test_a_context_without_a_loss_says_so():
     host = make("spt")
     here = context(host)
     with pytest.raises(MtpeftError, match="its context has none") as error:
-        host.methods["spt"].calibrate(Context(host, ("a",), ("a",), batches=here.batches))
+        host.routines["spt"].calibrate(Context(host, ("a",), ("a",), batches=here.batches))
     assert "give Context a loss" in error.value.hint
 
 
@@ -62,7 +62,7 @@ def test_eva_starts_from_the_principal_directions_of_the_inputs():
     with torch.no_grad():
         for _, images, _ in here.batches():
             plain.forward_features(images)
-    host.methods["lora"].calibrate(here)
+    host.routines["lora"].calibrate(here)
     inputs = torch.cat(seen)
     directions = torch.linalg.svd(inputs - inputs.mean(0), full_matrices=False)[2][:3]
     cosines = (only(host, "blocks.1.mlp.fc1").A * directions).sum(1).abs()
@@ -87,7 +87,7 @@ def test_a_frozen_owner_is_left_as_it_is(name, settings):
     host = make(name, ("a", "b"), scope="task", **settings)
     host.freeze("b")
     before = {key: tensor.clone() for key, tensor in host.tensors("b").items()}
-    host.methods[name].calibrate(context(host, ("a", "b")))
+    host.routines[name].calibrate(context(host, ("a", "b")))
     after = host.tensors("b")
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert host.trainable(["a", "b"]).keys() == host.trainable(["a"]).keys()
@@ -100,7 +100,7 @@ def test_gps_keeps_its_entries_where_no_batch_shows_a_class_twice():
     here = context(host)
     pairs = list(here.batches())
     here.batches = lambda: ((task, images[:1], targets[:1]) for task, images, targets in pairs)
-    host.methods["gps"].calibrate(here)
+    host.routines["gps"].calibrate(here)
     assert torch.equal(only(host, "blocks.0.mlp.fc1").columns, before)
 
 
@@ -111,7 +111,7 @@ def test_gps_compares_the_images_that_have_a_label():
         here = context(host)
         batches = [(task, images[start:], first + targets[1:]) for task, images, targets in here.batches()]
         here.batches = lambda batches=batches: iter(batches)
-        host.methods["gps"].calibrate(here)
+        host.routines["gps"].calibrate(here)
         chosen.append(only(host, "blocks.0.mlp.fc1").columns)
     assert torch.equal(*chosen)
 
@@ -141,7 +141,7 @@ def test_gps_trains_the_entries_with_the_largest_gradient_of_each_row():
     original.requires_grad_()
     total = sum(torch.autograd.grad(loss(*batch), original)[0] for batch in here.batches())
     original.requires_grad_(False)
-    host.methods["gps"].calibrate(here)
+    host.routines["gps"].calibrate(here)
     part = only(host, "blocks.0.mlp.fc2")
     expected = total.abs().topk(2).indices.sort(1).values
     assert torch.equal(part.columns.long().sort(1).values, expected)
@@ -154,10 +154,10 @@ def test_gps_trains_the_entries_with_the_largest_gradient_of_each_row():
 
 def test_gps_chooses_once_for_each_owner_by_its_own_tasks():
     host = make("gps", ("a", "b"), scope="task")
-    gps, site = host.methods["gps"], "blocks.2.mlp.fc1"
+    gps, site = host.routines["gps"], "blocks.2.mlp.fc1"
 
     def columns() -> list[Tensor]:
-        parts = {p.owner: p.part for p in host.parts_of(gps, ["a", "b"]) if p.site.name == site}
+        parts = {p.owner: p.part for p in host.parts_of(host.methods["gps"], ["a", "b"]) if p.site.name == site}
         return [parts[owner].columns.clone() for owner in ("a", "b")]
 
     first = columns()
@@ -191,7 +191,7 @@ def test_spt_decides_by_density_within_its_budget():
 def test_spt_keeps_to_its_budget_and_is_saved_with_its_structure(form, tmp_path):
     host = make("spt", form=form, budget=4000, hidden=2, threshold=1.5)
     before = set(host.tensors("shared"))
-    host.methods["spt"].calibrate(context(host))
+    host.routines["spt"].calibrate(context(host))
     names = set(host.tensors("shared"))
     kinds = {name.rsplit("/", 1)[1] for name in host.trainable(["a"])}
     assert names != before and "values" in kinds and len(kinds) > 1
@@ -237,7 +237,7 @@ def test_spt_scores_weights_by_their_summed_squared_gradients():
         each = [torch.autograd.grad(here.loss(*batch), original)[0] for batch in here.batches()]
         scores[site.name] = sum(gradient.square() for gradient in each)
         original.requires_grad_(False)
-    host.methods["spt"].calibrate(here)
+    host.routines["spt"].calibrate(here)
     cut = torch.cat([score.flatten() for score in scores.values()]).topk(50).values[-1]
     for name, score in scores.items():
         places = only(host, f"{name}.weight").places

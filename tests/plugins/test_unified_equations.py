@@ -98,7 +98,7 @@ def test_gist_reads_its_token_behind_the_last_block_and_draws_both_readings_toge
     head = host.heads["a"].layer
     p, q = (head(x[:, i]).div(2).softmax(1) for i in (0, 1))
     expected = 0.7 * ((p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)).mean()
-    gist = host.methods["gist"]
+    gist = host.routines["gist"]
     torch.testing.assert_close(gist.penalty(Context(host, ("a",), ("a",))), expected)
     assert gist.penalty(Context(host, ("a",), ("a",))) is None  # each batch counts once
 
@@ -111,7 +111,7 @@ def test_gist_weighs_tasks_of_a_mixed_batch_by_their_samples():
         host.bind_head(task, task)
     images, gist, here = (
         torch.randn(4, 3, *host.image_size),
-        host.methods["gist"],
+        host.routines["gist"],
         Context(host, ("a", "b"), ("a", "b")),
     )
     host(images, ["a", "b", "b", "b"])

@@ -164,7 +164,7 @@ def test_released_subnets_count_their_closed_form(prompts, ranks, widths, expect
 
 def test_every_update_trains_a_subnet_drawn_for_it_and_evaluation_sees_the_whole():
     host, drawn = attached(tasks=("a", "b"), scope="task", sizes=[1, 2, 3]), []
-    noah = host.methods["noah"]
+    noah = host.routines["noah"]
     for step in (0, 1, 0):
         here = context(host, step=step)
         assert noah.begin_update(here) is False
@@ -180,7 +180,7 @@ def test_every_update_trains_a_subnet_drawn_for_it_and_evaluation_sees_the_whole
 
 def test_only_what_a_subnet_holds_gets_a_gradient():
     host = attached()
-    host.methods["noah"].begin_update(context(host, step=3))
+    host.routines["noah"].begin_update(context(host, step=3))
     host.train()(images(host), "a").pooled.square().sum().backward()
     for p in placed(host):
         for name, dimension in p.part.along.items():
@@ -192,7 +192,7 @@ def test_only_what_a_subnet_holds_gets_a_gradient():
 def test_checkpoints_recompute_the_subnet_of_the_update():
     host, found = attached(), []
     host.train()
-    host.methods["noah"].begin_update(context(host, step=2))
+    host.routines["noah"].begin_update(context(host, step=2))
     for enable in (False, True):
         host.checkpointing(enable)
         host.zero_grad(set_to_none=True)
@@ -259,7 +259,7 @@ def narrow(host: Host):
 
 def test_each_owner_is_searched_once_by_its_own_tasks():
     host = attached(tasks=("a", "b"), scope="task", generations=4, population=20, samples=7)
-    noah, (score, asked) = host.methods["noah"], narrow(host)
+    noah, (score, asked) = host.routines["noah"], narrow(host)
     assert noah.begin_update(context(host, score, step=4)) is False
     noah.after_step(context(host, score, step=4))
     assert noah.begin_update(context(host, score, step=5)) is True
@@ -274,7 +274,7 @@ def test_each_owner_is_searched_once_by_its_own_tasks():
 
 def test_owners_with_different_subnets_share_a_batch():
     host = attached(tasks=("a", "b"), scope="task", generations=4, population=20)
-    host.methods["noah"].end_stage(context(host, narrow(host)[0]))
+    host.routines["noah"].end_stage(context(host, narrow(host)[0]))
     assert sizes(host, "a") != sizes(host, "b")
     host, names, found = host.double(), ["b", "a", "b"], []
     batch = images(host).double()
@@ -294,22 +294,22 @@ def test_several_tasks_count_by_their_change_relative_to_the_supernet():
     host = attached(tasks=("a", "b", "c", "d"))
     values = {"a": [50.0, 60.0], "b": [0.0, 0.5], "c": [None, 3.0], "d": [-2.0, -1.0]}
     here = context(host, lambda task, samples: values[task].pop(0))
-    gain = host.methods["noah"].scores(here, placed(host), ["a", "b", "c", "d"])
+    gain = host.routines["noah"].scores(here, placed(host), ["a", "b", "c", "d"])
     assert gain(space(host).smallest) == pytest.approx(0.2 + 0.5 + 0.5)
 
 
 def test_a_frozen_owner_is_left_as_it_is():
     host = attached()
     host.freeze("shared")
-    host.methods["noah"].end_stage(context(host, step=9))
-    assert host.methods["noah"].begin_update(context(host, step=9)) is False
+    host.routines["noah"].end_stage(context(host, step=9))
+    assert host.routines["noah"].begin_update(context(host, step=9)) is False
     assert set(sizes(host).values()) == {3}
 
 
 def test_without_a_score_it_says_so():
     host = attached()
     with pytest.raises(MtpeftError, match="its context has none") as error:
-        host.methods["noah"].end_stage(Context(host, ("a",), ("a",)))
+        host.routines["noah"].end_stage(Context(host, ("a",), ("a",)))
     assert "give Context a score" in error.value.hint
 
 

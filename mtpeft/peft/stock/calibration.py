@@ -38,8 +38,8 @@ def uncalibrated(method: Method, context: Context) -> Iterator[tuple[list[Any], 
     placed: dict[str, dict[Any, None]] = {}
     tasks: dict[str, dict[str, None]] = {}
     for task in context.tasks:
-        for found in context.host.parts_of(method, [task]):
-            if not found.part.common.done and found.owner not in context.host.frozen:
+        for found in context.parts(method, [task]):
+            if not found.part.common.done:
                 placed.setdefault(found.owner, {})[found] = None
                 tasks.setdefault(found.owner, {})[task] = None
     for owner in placed:

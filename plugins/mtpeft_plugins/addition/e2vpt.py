@@ -25,6 +25,7 @@ from mtpeft.api import (
     NotApplicable,
     Part,
     PromptTokens,
+    Routine,
     Site,
     TokenPart,
     drawn_prompts,
@@ -117,6 +118,13 @@ class E2vpt(Method):
             )
         return PrunedPrompt(site, self.tokens, self.segments)
 
+    def routine(self) -> Pruning | None:
+        return Pruning(self) if self.prune or self.prune_segments else None
+
+
+class Pruning(Routine[E2vpt]):
+    """Weighs prompts after each backward pass, and cuts them once in a stage."""
+
     @torch.no_grad()
     def after_backward(self, context: Context) -> None:
         for prompts in self.uncut(context):
@@ -124,7 +132,7 @@ class E2vpt(Method):
                 prompt.weigh()
 
     def begin_update(self, context: Context) -> bool:
-        return context.step >= self.prune_at * context.steps and self.cut(context)
+        return context.step >= self.method.prune_at * context.steps and self.cut(context)
 
     def end_stage(self, context: Context) -> None:
         self.cut(context)
@@ -132,25 +140,25 @@ class E2vpt(Method):
     def uncut(self, context: Context) -> Iterator[list[PrunedPrompt]]:
         """The prompts of each owner that trains and was not cut yet."""
         owned: dict[str, list[PrunedPrompt]] = {}
-        for placed in context.host.parts_of(self, context.tasks):
+        for placed in context.parts(self.method):
             if isinstance(placed.part, PrunedPrompt) and not placed.part.cut:
                 owned.setdefault(placed.owner, []).append(placed.part)
-        yield from (prompts for owner, prompts in owned.items() if owner not in context.host.frozen)
+        yield from owned.values()
 
     def cut(self, context: Context) -> bool:
         """Cut the prompts of each owner that were weighed; whether there were any."""
         weighed = [prompts for prompts in self.uncut(context) if any(bool(p.importance.any()) for p in prompts)]
         for prompts in weighed:
             importance = torch.stack([prompt.importance for prompt in prompts])  # (L, p, segments)
-            for prompt, mask in zip(prompts, self.kept(importance), strict=True):
+            for prompt, mask in zip(prompts, self.survivors(importance), strict=True):
                 prompt.keep(mask)
         return bool(weighed)
 
-    def kept(self, importance: Tensor) -> Tensor:
+    def survivors(self, importance: Tensor) -> Tensor:
         """What stays, ``(L, p, segments)``: without the least important tokens, then segments of the others."""
         tokens, mask = importance.sum(2).flatten(), torch.ones_like(importance, dtype=torch.bool)
-        mask.flatten(0, 1)[tokens.argsort()[: int(self.prune * len(tokens))]] = False
+        mask.flatten(0, 1)[tokens.argsort()[: int(self.method.prune * len(tokens))]] = False
         alive = mask.flatten().nonzero().flatten()
         order = importance.flatten()[alive].argsort()
-        mask.view(-1)[alive[order[: int(self.prune_segments * len(alive))]]] = False
+        mask.view(-1)[alive[order[: int(self.method.prune_segments * len(alive))]]] = False
         return mask

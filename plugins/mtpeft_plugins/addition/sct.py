@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtpeft.api import Context, Count, Declarations, InputPart, Method, Positive, Site, evaluating, zeros
+from mtpeft.api import Context, Count, Declarations, InputPart, Method, Positive, Routine, Site, zeros
 
 
 class ChosenChannels(InputPart):
@@ -68,18 +68,23 @@ class Sct(Method):
     def part(self, site: Site) -> InputPart:
         return ChosenChannels(site.width, min(self.channels, site.width), self.scale)
 
+    def routine(self) -> MostActive:
+        return MostActive(self)
+
+
+class MostActive(Routine[Sct]):
+    """Chooses the channels before training."""
+
     @torch.no_grad()
     def calibrate(self, context: Context) -> None:
-        host = context.host
-        parts = [p.part for p in host.parts_of(self, context.tasks) if p.owner not in host.frozen]
+        parts = [placed.part for placed in context.parts(self.method)]
         waiting = [part for part in parts if isinstance(part, ChosenChannels) and not part.chosen]
         for part in waiting:
             part.squares = {}
-        with evaluating(host):
-            for task, images, targets in context.batches() if waiting else ():
-                for part in waiting:
-                    part.labels = [(task, label_of(target)) for target in targets]
-                host(images, task)
+        for task, images, targets in context.batches() if waiting else ():
+            for part in waiting:
+                part.labels = [(task, label_of(target)) for target in targets]
+            context.host(images, task)
         for part in waiting:
             part.choose()
 

@@ -12,13 +12,25 @@ learning every stage runs the whole schedule for the parts that it trains.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Count, Declarations, Fraction, LowRankPart, Method, NonNegative, Positive, Site, zeros
+from mtpeft.api import (
+    Context,
+    Count,
+    Declarations,
+    Fraction,
+    LowRankPart,
+    Method,
+    NonNegative,
+    Positive,
+    Routine,
+    Site,
+    zeros,
+)
 
 
 class Triplets(LowRankPart):
@@ -62,17 +74,30 @@ class Adalora(Method):
         self.require(self.target <= self.rank, f"target is {self.target}", "a target is at most the rank")
         shares = self.warmup + self.settle < 1
         self.require(shares, f"warmup is {self.warmup} and settle {self.settle}", "together these shares are below 1")
-        self.importance: dict[str, Tensor] = {}
 
     def part(self, site: Site) -> LowRankPart:
         return Triplets(site, self.rank, (self.rank if self.alpha is None else self.alpha) / self.rank)
+
+    def routine(self) -> RankAllocation:
+        return RankAllocation(self)
+
+
+@dataclass(eq=False)
+class RankAllocation(Routine[Adalora]):
+    """Weighs the triplets of each owner, and prunes them by the schedule.
+
+    Attributes:
+        importance: ``OWNER/SITE/TENSOR/size`` and ``.../uncertainty`` -> smoothed, in the tensor's shape.
+    """
+
+    importance: dict[str, Tensor] = field(default_factory=dict)
 
     def begin_stage(self, context: Context) -> None:
         self.importance = {}
 
     def penalty(self, context: Context) -> Tensor | None:
-        terms = [part.skewness() for _, part in self.trained(context)]
-        return self.orthogonality * torch.stack(terms).mean() / 2 if terms and self.orthogonality else None
+        weight, terms = self.method.orthogonality, [part.skewness() for _, part in self.trained(context)]
+        return weight * torch.stack(terms).mean() / 2 if terms and weight else None
 
     @torch.no_grad()
     def after_backward(self, context: Context) -> None:
@@ -88,7 +113,7 @@ class Adalora(Method):
     @torch.no_grad()
     def after_step(self, context: Context) -> None:
         done, steps = context.step + 1, context.steps
-        if done <= self.warmup * steps or (done % self.interval and done < self.stop(steps)):
+        if done <= self.method.warmup * steps or (done % self.method.interval and done < self.stop(steps)):
             return
         for _, owned in groupby(self.trained(context), key=lambda pair: pair[0].partition("/")[0]):
             self.prune(dict(owned), self.budget(done, steps))
@@ -104,20 +129,20 @@ class Adalora(Method):
 
     def stop(self, steps: int) -> float:
         """The update at which the target is reached."""
-        return (1 - self.settle) * steps
+        return (1 - self.method.settle) * steps
 
     def budget(self, done: int, steps: int) -> float:
         """Triplets for each weight, on average, after ``done`` of ``steps`` updates."""
-        start, stop = self.warmup * steps, self.stop(steps)
+        start, stop = self.method.warmup * steps, self.stop(steps)
         left = 1 - min(max((done - start) / (stop - start), 0), 1)
-        return self.target + (self.rank - self.target) * left**3
+        return self.method.target + (self.method.rank - self.method.target) * left**3
 
     def prune(self, parts: dict[str, Triplets], budget: float) -> None:
         """Keep the most important triplets of all ``parts``, ``budget`` for each on average."""
         scores = torch.cat([self.score(key, part) for key, part in parts.items()])
         kept = torch.zeros_like(scores)
         kept[scores.argsort(descending=True, stable=True)[: round(budget * len(parts))]] = 1
-        for part, mask in zip(parts.values(), kept.split(self.rank), strict=True):
+        for part, mask in zip(parts.values(), kept.split(self.method.rank), strict=True):
             part.l.mul_(mask)
 
     def score(self, key: str, part: Triplets) -> Tensor:
@@ -131,12 +156,11 @@ class Adalora(Method):
 
     def trained(self, context: Context) -> Iterator[tuple[str, Triplets]]:
         """``OWNER/SITE`` and part, of the parts that this stage trains."""
-        for placed in context.host.parts_of(self, context.tasks):
-            part = placed.part
-            if isinstance(part, Triplets) and part.l.requires_grad:
-                yield f"{placed.owner}/{placed.site.name}", part
+        for placed in context.parts(self.method):
+            if isinstance(placed.part, Triplets):
+                yield f"{placed.owner}/{placed.site.name}", placed.part
 
     def _smooth(self, key: str, now: Tensor) -> Tensor:
         before = self.importance.get(key, torch.zeros_like(now)).to(now.device)
-        self.importance[key] = before.lerp(now, 1 - self.smoothing)
+        self.importance[key] = before.lerp(now, 1 - self.method.smoothing)
         return self.importance[key]

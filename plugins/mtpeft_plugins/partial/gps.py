@@ -22,6 +22,7 @@ from mtpeft.api import (
     Count,
     Declarations,
     Method,
+    Routine,
     Site,
     WeightPart,
     first_batches,
@@ -87,6 +88,13 @@ class Gps(Method):
     def common(self, sites: Sequence[Site]) -> nn.Module:
         return Calibrated()
 
+    def routine(self) -> LargestGradients:
+        return LargestGradients(self)
+
+
+class LargestGradients(Routine[Gps]):
+    """Chooses the entries before training."""
+
     def calibrate(self, context: Context) -> None:
         """Choose the entries of each owner once, by the gradients of its tasks."""
 
@@ -97,8 +105,8 @@ class Gps(Method):
             labels = torch.stack([targets[row]["label"] for row in rows])
             return contrastive(context.host(images, task).pooled[rows], labels)
 
-        for placed, tasks in uncalibrated(self, context):
-            batches = first_batches(context, tasks, self.calibration_batches)
+        for placed, tasks in uncalibrated(self.method, context):
+            batches = first_batches(context, tasks, self.method.calibration_batches)
             found = summed_gradients(context, [p.site for p in placed], batches, loss)
             for p, gradient in zip(placed, found or (), strict=bool(found)):
                 if gradient.any():  # none where no batch has two images of one class

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Declarations, Method, NonNegative, Site, WeightPart
+from mtpeft.api import Context, Declarations, Method, NonNegative, Routine, Site, WeightPart
 
 
 def reflect_twice(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -68,7 +68,14 @@ class Hra(Method):
     def part(self, site: Site) -> WeightPart:
         return Reflections(site, self.rank)
 
+    def routine(self) -> OrthogonalReflections | None:
+        return OrthogonalReflections(self) if self.orthogonality else None
+
+
+class OrthogonalReflections(Routine[Hra]):
+    """The paper's penalty."""
+
     def penalty(self, context: Context) -> Tensor | None:
-        parts = [placed.part for placed in context.host.parts_of(self, context.tasks)] if self.orthogonality else []
-        terms = [part.skewness() for part in parts if isinstance(part, Reflections) and part.U.requires_grad]
-        return self.orthogonality * torch.stack(terms).sum() if terms else None
+        parts = [placed.part for placed in context.parts(self.method)]
+        terms = [part.skewness() for part in parts if isinstance(part, Reflections)]
+        return self.method.orthogonality * torch.stack(terms).sum() if terms else None

@@ -28,9 +28,9 @@ from mtpeft.api import (
     Method,
     NotApplicable,
     Positive,
+    Routine,
     Site,
     UsageError,
-    evaluating,
     first_batches,
     principal_directions,
     recording,
@@ -82,17 +82,22 @@ class Lora(Method):
     def common(self, sites: Sequence[Site]) -> nn.Module | None:
         return Calibrated() if self.init == "eva" else None
 
+    def routine(self) -> PrincipalStart | None:
+        return PrincipalStart(self) if self.init == "eva" else None
+
+
+class PrincipalStart(Routine[Lora]):
+    """EVA: looks at the inputs before training."""
+
     def calibrate(self, context: Context) -> None:
-        """EVA: ``A`` becomes the leading principal directions of each site's inputs, once for each owner."""
-        if self.init != "eva":
-            return
-        for placed, tasks in uncalibrated(self, context):
+        """``A`` becomes the leading principal directions of each site's inputs, once for each owner."""
+        for placed, tasks in uncalibrated(self.method, context):
             moments = {p.site.path: (p.site.module, InputMoments(p.site.in_features)) for p in placed}
-            with torch.no_grad(), evaluating(context.host), recording(moments.values()):
-                for task, images, _ in first_batches(context, tasks, self.calibration_batches):
+            with torch.no_grad(), recording(moments.values()):
+                for task, images, _ in first_batches(context, tasks, self.method.calibration_batches):
                     context.host(images, task)
             for p in placed:
                 seen = moments[p.site.path][1]
                 if seen.count:
-                    p.part.A.data.copy_(principal_directions(seen.gram, seen.total, seen.count, self.rank))
+                    p.part.A.data.copy_(principal_directions(seen.gram, seen.total, seen.count, self.method.rank))
                     p.part.common.done.fill_(True)

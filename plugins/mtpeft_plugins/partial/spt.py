@@ -29,6 +29,7 @@ from mtpeft.api import (
     OutputPart,
     Part,
     Positive,
+    Routine,
     Site,
     WeightPart,
     fill_down,
@@ -214,15 +215,22 @@ class Spt(Method):
         out, into = site.shape
         return self.hidden * (into + out) if self.form == "lora" else self.hidden * (2 * out + 1) + out
 
+    def routine(self) -> MostSensitive:
+        return MostSensitive(self)
+
+
+class MostSensitive(Routine[Spt]):
+    """Chooses the structure before training."""
+
     def calibrate(self, context: Context) -> None:
         """Decide the structure of each owner once, by the gradients of its tasks."""
-        for placed, tasks in uncalibrated(self, context):
+        for placed, tasks in uncalibrated(self.method, context):
             sites = placed[0].part.common.sites
-            batches = first_batches(context, tasks, self.calibration_batches)
+            batches = first_batches(context, tasks, self.method.calibration_batches)
             scores = summed_gradients(context, sites, batches, context.loss, torch.square)
             if scores is None:
                 continue
-            structure = self.decide(sites, scores)
+            structure = self.method.decide(sites, scores)
             for p in placed:
                 p.part.take(structure)
                 p.part.to(p.site.weight.device)

@@ -25,6 +25,7 @@ from mtpeft.api import (
     NotApplicable,
     Part,
     Positive,
+    Routine,
     Segment,
     SidePart,
     Site,
@@ -75,7 +76,7 @@ class Reading(SidePart):
         for norm in self.__dict__["norms"]:
             gist = norm.forward(gist)
         if self.training and torch.is_grad_enabled():
-            first, route = self.pass_state.span[0], self.pass_state.current.route
+            first, route = self.pass_state.scratch_key[0], self.pass_state.current.route
             whole = len(features) == route.size
             segments = route.segments if whole else (Segment(self.pass_state.task, 0, len(features)),)
             for index, segment in enumerate(segments, first):
@@ -120,9 +121,16 @@ class Gist(Method):
             return Reading(site)
         return First(site) if site.block == 0 else Relay()
 
+    def routine(self) -> DrawTogether:
+        return DrawTogether(self)
+
+
+class DrawTogether(Routine[Gist]):
+    """The divergence of both readings as a penalty."""
+
     def penalty(self, context: Context) -> Tensor | None:
         """The divergence on the last batch, each task's share by its number of samples."""
-        shared_modules = {id(p.part.common): p.part.common for p in context.host.parts_of(self, context.tasks)}
+        shared_modules = {id(p.part.common): p.part.common for p in context.parts(self.method)}
         kept = [reading for common in shared_modules.values() for reading in common.of.values()]
         for common in shared_modules.values():
             common.of.clear()
@@ -132,6 +140,6 @@ class Gist(Method):
             logits = head(features)
             if isinstance(logits, Tensor) and logits.ndim == 2:
                 read = head(replace(features, pooled=gist))
-                apart = both_ways(logits / self.temperature, read / self.temperature)
+                apart = both_ways(logits / self.method.temperature, read / self.method.temperature)
                 terms.append(len(features) / size * apart)
-        return self.weight * torch.stack(terms).sum() if terms else None
+        return self.method.weight * torch.stack(terms).sum() if terms else None

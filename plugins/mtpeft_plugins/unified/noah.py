@@ -42,6 +42,7 @@ from mtpeft.api import (
     NotApplicable,
     OutputPart,
     Part,
+    Routine,
     Share,
     Site,
     TokenPart,
@@ -203,28 +204,36 @@ class Noah(Method):
         kind = kind_of(site)
         return None if kind is None else kinds[kind](site, max(self.sizes))
 
+    def routine(self) -> SubnetSearch:
+        return SubnetSearch(self)
+
+
+class SubnetSearch(Routine[Noah]):
+    """Trains subnets of each owner's supernet in turn, then keeps the best one."""
+
     def begin_update(self, context: Context) -> bool:
         """Draw the subnet that this update trains, one for all owners; or choose for good, once it is time."""
-        if context.step >= math.ceil(self.supernet * context.steps):
+        if context.step >= math.ceil(self.method.supernet * context.steps):
             return self.choose(context)
-        for placed, _ in uncalibrated(self, context):
+        for placed, _ in uncalibrated(self.method, context):
             space, random = placed[0].part.common.space, self.random(context, str(context.step))
             assign(placed, space.named(space.draw(random)))
         return False
 
     def after_step(self, context: Context) -> None:
-        assign(context.host.parts_of(self, context.tasks), {})
+        assign(context.parts(self.method), {})
 
     def end_stage(self, context: Context) -> None:
         self.choose(context)
 
     def choose(self, context: Context) -> bool:
         """Search for each owner that has no subnet yet, and cut what it keeps; whether there was one."""
-        found = list(uncalibrated(self, context))
+        settings, found = self.method, list(uncalibrated(self.method, context))
         for placed, tasks in found:
             common = placed[0].part.common
             score, random = self.scores(context, placed, tasks), self.random(context, placed[0].owner)
-            best = evolve(common.space, score, self.budget, random, self.generations, self.population, self.parents)
+            effort = (settings.generations, settings.population, settings.parents)
+            best = evolve(common.space, score, settings.budget, random, *effort)
             for p in placed:
                 p.part.cut(common.space.named(best)[p.site.name])
             common.done.fill_(True)
@@ -236,7 +245,7 @@ class Noah(Method):
 
         def measured(subnet: Subnet) -> list[float | None]:
             assign(placed, space.named(subnet))
-            return [context.score(task, self.samples) for task in tasks]
+            return [context.score(task, self.method.samples) for task in tasks]
 
         whole = measured(space.whole)
 
