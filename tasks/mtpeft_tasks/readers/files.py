@@ -274,6 +274,14 @@ def images_under(path: Path) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
+def folders_left_out(path: Path) -> Iterator[DataError]:
+    """What to say of folders of images below one whose images are found by their names in it."""
+    for folder in sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")):
+        if images_under(folder)[0]:
+            hint = f'this layout has its images in "{path}" itself: move them there'
+            yield DataError(f'folder "{folder}" holds images, and is left out', hint=hint)
+
+
 def files_under(path: Path) -> Iterator[Path]:
     """Every file in a folder and in all folders below it that are not hidden; a folder named as an image is one.
 

@@ -129,7 +129,10 @@ class Voc(BoxReader):
     def _pictures(self, root: Path) -> dict[str, Path]:
         """The images by the stems of their names."""
         found: dict[str, Path] = {}
-        for file in files.images_in(files.folder(root / "JPEGImages")):
+        place = files.folder(root / "JPEGImages")
+        for error in files.folders_left_out(place):
+            self.notice(error)
+        for file in files.images_in(place):
             if (other := found.setdefault(file.stem, file)) is not file:
                 message = f'images "{other}" and "{file}" share an annotation'
                 self.report(DataError(message, hint="give one of them another name, or remove it"))

@@ -191,6 +191,14 @@ def voc(root: Path, name: str) -> None:
     (lists / f"{name}.txt").write_text("".join(f"{name}{number}\n" for number in range(3)))
 
 
+def test_images_below_a_flat_folder_are_said(tmp_path):
+    voc(tmp_path, "train")
+    assert noticed(f"voc:{tmp_path}") == []
+    picture(tmp_path / "JPEGImages/more/1.png")
+    (remark,) = noticed(f"voc:{tmp_path}")
+    assert 'JPEGImages/more" holds images, and is left out' in remark
+
+
 def test_two_folders_of_one_split_are_an_error(tmp_path):
     pictures(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "val", "Validation") for name in "ab"))
     with pytest.raises(DataError, match='are both a split "val"'):
