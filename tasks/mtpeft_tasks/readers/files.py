@@ -268,7 +268,9 @@ def images_under(path: Path) -> tuple[list[Path], list[Path]]:
 
     Links to folders are followed, and a folder that was met before is not entered again.
     """
-    known, images, others = suffixes(), [], []
+    known = suffixes()
+    images: list[Path] = []
+    others: list[Path] = []
     for file in sorted(files_under(path)):
         (images if is_image(file, known) else others).append(file)
     return images, others
