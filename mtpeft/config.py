@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from itertools import count, islice, takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import Field
 
+from mtpeft.addresses import MethodAddress
 from mtpeft.errors import UsageError
-from mtpeft.names import check_task_name
+from mtpeft.names import brief, check_task_name
 from mtpeft.recipe import Draft
-from mtpeft.settings import Count, Fraction, NonNegative, Origin, Positive, Share, Whole, as_toml, build, check_keys
+from mtpeft.settings import (
+    Count,
+    Fraction,
+    NonNegative,
+    Origin,
+    Positive,
+    Share,
+    Whole,
+    as_toml,
+    build,
+    check_keys,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -91,36 +104,9 @@ class OutputConfig:
     patience: Whole = 0
 
 
-@dataclass(frozen=True)
-class BenchConfig:
-    """What ``mtpeft bench`` compares. ``mtpeft train`` takes no notice of it.
-
-    Attributes:
-        methods: each as ``--method`` takes it, with the settings that ``[[methods]]`` or ``--set methods.NAME.SETTING``
-            give to what it names; of two ``[[methods]]`` of one name the second is ``NAME-2``. Empty for all of
-            ``[[methods]]``, each by itself; ``*`` for all that are installed.
-        learning_rates: tried for each method and task, and chosen on validation; empty for the method's own.
-        rate_factors: for methods (by name) that learn at other rates by a factor, their heads not included: these start
-            from nothing whatever the method.
-        seeds: the first one chooses; the mean is over all.
-        top: how many methods, the best on validation, get all seeds; 0 for every one.
-        together: train all tasks in one run, not each in its own.
-        refit: train once more on ``train`` and ``val`` with what was chosen.
-        groups: tasks by group, for the mean of the groups' means.
-        relative_to: methods whose time and memory the others are divided by.
-        scale: parameters at which the PPT score has lost a quarter.
-    """
-
-    methods: tuple[str, ...] = ()
-    learning_rates: tuple[Positive, ...] = ()
-    rate_factors: dict[str, Positive] = field(default_factory=dict)
-    seeds: Annotated[tuple[Whole, ...], Field(min_length=1)] = (0,)
-    top: Whole = 0
-    together: bool = False
-    refit: bool = False
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    relative_to: tuple[str, ...] = ()
-    scale: Positive = 1e7
+TABLES = {"bench": "mtpeft.bench.plan:BenchConfig"}
+"""Tables of rooms above this one, and each room's dataclass for its own, which is imported where a recipe has it."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -158,7 +144,13 @@ class Basics:
 
 @dataclass(frozen=True)
 class Config(Basics):
-    """A whole run, resolved. ``origins`` says where given values came from; see `origin`."""
+    """A whole run, resolved.
+
+    Attributes:
+        loggers: the settings of each logger, which are checked when it is built.
+        tables: what other rooms keep in a recipe, each as the dataclass of its `TABLES` entry; see `table`.
+        origins: where given values came from; see `origin`.
+    """
 
     methods: tuple[MethodConfig, ...] = ()
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
@@ -166,7 +158,8 @@ class Config(Basics):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
-    bench: BenchConfig = field(default_factory=BenchConfig)
+    loggers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def origin(self, key: str) -> str:
@@ -175,6 +168,10 @@ class Config(Basics):
             if known == key or known.startswith(f"{key}."):
                 return source
         return "default"
+
+    def table(self, kind: type[T]) -> T:
+        """Another room's table: ``config.table(BenchConfig)``; with its defaults where the recipe has none."""
+        return next((table for table in self.tables.values() if isinstance(table, kind)), kind())
 
     def with_folder(self, *, resume: bool = False) -> Config:
         """With ``output.dir`` filled in: ``runs/NAME`` numbered so that it is free, or, to ``resume``, the newest."""
@@ -202,6 +199,7 @@ class Config(Basics):
         tree["schedule"] = {"name": self.schedule.name, **self.schedule.settings}
         tree["balance"] = {"name": self.balance.name, **self.balance.settings}
         tree |= {"optimizer": vars(self.optimizer), "output": vars(self.output)}
+        tree |= {"loggers": self.loggers} if self.loggers else {}
         return tomli_w.dumps(_without_none(tree))
 
 
@@ -240,41 +238,9 @@ def load(recipe: Path | str | None = None, overrides: Overrides | None = None) -
     return config
 
 
-def load_plan(recipe: Path | str, settings: Sequence[str] = ()) -> Config:
-    """A recipe whose methods may stand in its ``[bench]`` table alone, with ``KEY=VALUE`` settings over it.
-
-    Raises:
-        UsageError: naming the dotted key and where its value came from.
-    """
-    config = _checked(_planned(recipe, settings))
-    if not config.tasks:
-        raise UsageError(f"there is no task in {recipe}", hint="write [tasks.NAME] and its type and data below it")
-    return config
-
-
-def load_trial(recipe: Path | str, settings: Sequence[str], flags: Mapping[str, Any]) -> Config:
-    """One training of a plan: what the settings say of all trainings, and over it the flags, ``--method`` among them.
-
-    Raises:
-        UsageError: naming the dotted key and where its value came from.
-    """
-    draft = _planned(recipe, settings)
-    for flag, value in flags.items():
-        draft.flag(flag, value)
-    return _checked(draft)
-
-
-def _planned(recipe: Path | str, settings: Sequence[str]) -> Draft:
-    draft = Draft()
-    draft.read(Path(recipe))
-    for item in sorted(settings, key=lambda item: item.startswith("methods.")):  # which there are, the others say
-        draft.set(item, compared=True)
-    return draft
-
-
 def load_methods(method: str, settings: Sequence[str] = ()) -> Config:
     """A configuration of methods alone, for what needs no tasks: ``rank=16`` here means ``methods.METHOD.rank=16``."""
-    first = re.split(r"[+@]", method, maxsplit=1)[0].strip()
+    first = MethodAddress.parse(method).names[0]
     full = [item if "." in item.partition("=")[0] else f"methods.{first}.{item}" for item in settings]
     return _resolve(None, Overrides({"--method": method}, full))
 
@@ -287,15 +253,20 @@ def _resolve(recipe: Path | str | None, overrides: Overrides) -> Config:
         draft.flag(flag, value)
     for item in overrides.settings:
         draft.set(item)
-    return _checked(draft)
+    return resolve(draft)
 
 
-def _checked(draft: Draft) -> Config:
+def resolve(draft: Draft) -> Config:
+    """What was read, checked; the settings of plugins are checked when they are built.
+
+    Raises:
+        UsageError: naming the dotted key and where its value came from.
+    """
     tree, origin = draft.tree, Config(origins=draft.origins).origin
     basic = [f.name for f in fields(Basics)]
-    tables = [f.name for f in fields(Config) if f.name not in (*basic, "origins")]
-    check_keys(tree, [*basic, *tables], "", origin)
-    for name in tables:
+    own = [f.name for f in fields(Config) if f.name not in (*basic, "tables", "origins")]
+    check_keys(tree, [*basic, *own, *TABLES], "", origin)
+    for name in (*own, *(name for name in TABLES if name in tree)):
         _check_table(tree.setdefault(name, {}), name, origin)
     basics = _splits(build(Basics, {name: value for name, value in tree.items() if name in basic}, "", origin))
     return Config(
@@ -306,9 +277,22 @@ def _checked(draft: Draft) -> Config:
         balance=BalanceConfig(*_named(tree["balance"], "balance", "equal", origin)),
         optimizer=build(OptimizerConfig, tree["optimizer"], "optimizer", origin),
         output=build(OutputConfig, tree["output"], "output", origin),
-        bench=build(BenchConfig, tree["bench"], "bench", origin),
+        loggers=_loggers(tree["loggers"], origin),
+        tables={name: build(_owner(name), tree[name], name, origin) for name in TABLES if name in tree},
         origins=draft.origins,
     )
+
+
+def _owner(table: str) -> Any:
+    """The dataclass of another room's table."""
+    module, _, name = TABLES[table].partition(":")
+    return getattr(import_module(module), name)
+
+
+def _loggers(tables: Mapping[str, Any], origin: Origin) -> dict[str, dict[str, Any]]:
+    for name, table in tables.items():
+        _check_table(table, f"loggers.{name}", origin)
+    return {name: dict(table) for name, table in tables.items()}
 
 
 def _splits(basics: Basics) -> Basics:
@@ -352,7 +336,7 @@ def _named(
     if not isinstance(name, str) or not name:
         where = f"{key}.{entry}"
         raise UsageError(
-            f"{where} = {as_toml(name)} (from {origin(where)}) is not a name", hint=f'e.g. {entry} = "{default}"'
+            f"{where} = {shown(name)} (from {origin(where)}) is not a name", hint=f'e.g. {entry} = "{default}"'
         )
     return name, settings
 
@@ -360,6 +344,6 @@ def _named(
 def _check_table(table: Any, key: str, origin: Origin) -> None:
     if not isinstance(table, Mapping):
         raise UsageError(
-            f"{key} = {as_toml(table)} (from {origin(key)}) is not a table",
-            hint=f"write [{key}] and settings below it",
+            f"{brief(key)} = {shown(table)} (from {origin(key)}) is not a table",
+            hint=f"write [{brief(key)}] and settings below it",
         )

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from mtpeft.errors import DataError, MtpeftError, UsageError
 
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DEEPEST = 64
-"""Tables within tables, in a file of settings: more is no recipe, and costs the parser minutes."""
+"""Tables and lists within each other, in a file of settings: more is no recipe."""
+_TOML_TEXT = re.compile(
+    r'''
+    """ (?: \\.? | [^\\] )*? (?: """ | \Z )  |  '{3} .*? (?: '{3} | \Z )
+    | " (?: \\[^\n] | [^"\\\n] )* "?  |  ' [^'\n]* '?  |  \# [^\n]*
+    ''',
+    re.DOTALL | re.VERBOSE,
+)
+"""Texts and comments of TOML. One that never ends is taken to the end, or trying it again would take square time."""
+_BETWEEN_KEYS = re.compile(r"[=\n,{}\[\]]")
 _CHUNK = 2**20
 _PLAIN = {"missing": "is missing", "unexpected_keyword_argument": "is not a field of this file"}
 
@@ -286,7 +296,8 @@ def parse(kind: type[T], data: Any, where: str) -> T:
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_json(json.dumps(data))
+        adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
+        return adapter.validate_json(json.dumps(data))
     except ValidationError as error:
         problem, more = error.errors()[0], error.error_count() - 1
         name = ".".join(str(step) for step in problem["loc"]) or "the whole"
@@ -310,33 +321,58 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         with open_regular(path) as file:
-            text = file.read().decode("utf-8")
-        _refuse_depth(text)
-        return tomllib.loads(text)
+            return parse_toml(file.read().decode("utf-8"))
     except FileNotFoundError:
         raise UsageError(
             f"the recipe {path} does not exist", hint="give a TOML file, or --tasks and --method"
         ) from None
-    except IsADirectoryError:
-        raise UsageError(
-            f"the recipe {path} is a folder", hint=f"to resume a run: mtpeft train --resume --out {path}"
-        ) from None
-    except (ValueError, OSError, RecursionError) as error:  # ValueError: TOML, UTF-8, and numbers of 5,000 digits
+    except (ValueError, OSError) as error:  # ValueError: no TOML, no UTF-8, a NUL byte in the path
         if path.is_dir():
             raise UsageError(
                 f"the recipe {path} is a folder", hint=f"to resume a run: mtpeft train --resume --out {path}"
             ) from None
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise UsageError(
-            f"the recipe {path} cannot be read: {reason}", hint="recipes are TOML: https://toml.io"
+            f"the recipe {path} cannot be read: {error}", hint="recipes are TOML: https://toml.io"
         ) from None
 
 
-def _refuse_depth(text: str) -> None:
-    """Dotted keys of thousands of parts take the parser time that grows with their square."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.count(".") > _DEEPEST and line.partition("=")[0].count(".") > _DEEPEST and '"' not in line[:1]:
-            raise ValueError(f"line {number} is nested too deeply")
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text, in time linear in its length.
+
+    Raises:
+        ValueError: for no TOML, for more than 64 tables or lists within each other, and for whole numbers of more than
+            64 bits, for which TOML has no place.
+    """
+    _refuse_long_keys(text)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise ValueError("it has a whole number of more than 64 bits") from None
+    _refuse_extremes(tree)
+    return tree
+
+
+def _refuse_long_keys(text: str) -> None:
+    """A dotted key of n parts takes the parser n squared steps. Outside of texts and comments, dots stand in keys."""
+    for piece in _BETWEEN_KEYS.split(_TOML_TEXT.sub('""', text)):
+        if piece.count(".") > _DEEPEST:
+            raise ValueError(f"it has a key of {piece.count('.') + 1} parts")
+
+
+def _refuse_extremes(tree: Any) -> None:
+    waiting = [(tree, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+        if isinstance(value, dict | list):
+            waiting += [(item, depth + 1) for item in (value.values() if isinstance(value, dict) else value)]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("it has a whole number of more than 64 bits")
 
 
 def read_tensors(path: Path, missing: str = "the file is damaged; take it from a copy") -> dict[str, Tensor]:

@@ -13,11 +13,12 @@ from mtpeft.backbone.features import FeaturesInfo
 from mtpeft.errors import MtpeftError, NotApplicable
 from mtpeft.names import visible
 from mtpeft.peft.allocation import limited_allocation
+from mtpeft.peft.configured import as_methods
 from mtpeft.peft.contents import take
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
 from mtpeft.peft.store import AdapterContents, HeadSpec, SavedMethod, read_adapter
-from mtpeft.plugins import create, registry, resolve
+from mtpeft.plugins import create, registry
 from mtpeft.task import Head, Task
 
 
@@ -45,19 +46,6 @@ def adapt(
             host.add_head(name, build_head(spec, host))
             host.bind_head(name, name)
     return host
-
-
-def as_methods(method: str | Method | Sequence[tuple[str, Method]]) -> list[tuple[str, Method]]:
-    """``"lora@shared+adaptformer@task"``, a method, or named methods, as named methods."""
-    if isinstance(method, Method):
-        return [(type(method).__name__.lower(), method)]
-    if not isinstance(method, str):
-        return list(method)
-    found = []
-    for term in method.split("+"):
-        name, _, scope = term.partition("@")
-        found.append((name, resolve("methods", name)(**({"scope": scope} if scope else {}))))
-    return found
 
 
 def head(type: str, classes: Sequence[str], **settings: Any) -> HeadSpec:

@@ -68,7 +68,7 @@ def flaw_of_class(kind: str, made: Any) -> str:
     if not issubclass(made, contract):
         return f"it does not derive from mtpeft.api.{CONTRACTS[kind]}"
     if isabstract(made):
-        return f"it leaves {', '.join(sorted(getattr(made, '__abstractmethods__', ())))} undefined"
+        return f"it is abstract: {', '.join(sorted(getattr(made, '__abstractmethods__', ())))} undefined"
     if is_dataclass(contract) and _undecorated(made):
         return "it has fields but is no dataclass: write @dataclass above it"
     return ""

@@ -14,6 +14,8 @@ SHARED = "shared"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LONGEST = 100
 """Characters of a name: it becomes part of a file's name, and file systems take 255 bytes."""
+_LONGEST_QUOTED = 200
+"""Characters of what a sentence carries of another text."""
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that move a cursor, break a line, reorder text or show nothing."""
 
@@ -71,6 +73,17 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_spelt(letter) if unicodedata.category(letter) in _HIDDEN else letter for letter in text)
+
+
+def brief(text: str) -> str:
+    """`visible` text for a sentence, the end of a long one left out."""
+    text = visible(text)
+    return text if len(text) <= _LONGEST_QUOTED else f"{text[: _LONGEST_QUOTED - 3]}..."
+
+
+def visible_lines(text: str) -> str:
+    """A text of several lines that others wrote, each of them `visible`."""
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def _spelt(letter: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, partial, reduce
 from importlib import import_module, metadata
 from time import perf_counter
@@ -18,55 +17,15 @@ from mtpeft import __version__, hookspecs
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.foreign_code import IMPORTS, NUMBERS, PROCESS, State, contained
 from mtpeft.kinds import KINDS, Entry, flaw_of_class, flaw_of_entry
-from mtpeft.names import visible
+from mtpeft.names import visible_lines
+from mtpeft.plugin import IN_PROCESS, Plugin, in_words
 from mtpeft.settings import Origin, build
 
 T = TypeVar("T")
 GROUP = "mtpeft"
-IN_PROCESS = "registered in this process"
 AT_IMPORT = (*NUMBERS, *PROCESS, *IMPORTS)
 """The global state that the entry module of a plugin, which imports nothing heavy, has no reason to change."""
 OBSERVERS = ("run_started", "stage_ended", "step_ended", "run_ended")
-
-
-@dataclass
-class Plugin:
-    """One plugin, loaded or not.
-
-    Attributes:
-        distribution: the installed package that brought it, or `IN_PROCESS`.
-        state: ``loaded``, ``failed`` (it raised, or is built for another API version), ``incomplete`` (some of what it
-            registers cannot be used) or ``wrong`` (it has a hook that there is not).
-        seconds: what importing it took.
-        hooks: the hooks it implements.
-        changed: the global state that it changed and that was set back.
-        error: what went wrong, empty if nothing.
-        hint: what to do about it.
-    """
-
-    name: str
-    distribution: str
-    version: str = ""
-    state: str = "loaded"
-    seconds: float = 0.0
-    hooks: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    error: str = ""
-    hint: str = ""
-
-    def __str__(self) -> str:
-        package = f"{self.distribution} {self.version}".strip()
-        return f'"{self.name}" ({package})'
-
-    @property
-    def remedy(self) -> str:
-        """What to do when its code raises."""
-        if self.distribution == IN_PROCESS:
-            return "repair the object that was registered"
-        return f"upgrade or remove {self.distribution}: pip install -U {self.distribution}"
-
-    def fail(self, error: str, hint: str, state: str = "failed") -> None:
-        self.state, self.error, self.hint = state, error, hint
 
 
 class Manager:
@@ -80,7 +39,7 @@ class Manager:
         self._pluggy = pluggy.PluginManager(GROUP)
         self._pluggy.add_hookspecs(hookspecs)
         self._registries: dict[str, Mapping[str, Entry]] = {}
-        self._resolved: dict[Entry, Any] = {}
+        self._resolved: dict[tuple[str, str], Any] = {}
         self._muted: set[str] = set()
         self._warned: set[str] = set()
         self.plugins: dict[str, Plugin] = {}
@@ -138,10 +97,9 @@ class Manager:
             failed = any(plugin.error for plugin in self.plugins.values())
             more = " `mtpeft plugins` shows what did not load." if failed else ""
             raise UsageError(f'there is no {KINDS[kind]} "{id}"', hint=did_you_mean(id, entries) + more)
-        entry = entries[id]
-        if entry not in self._resolved:
-            self._resolved[entry] = self._import(kind, entry)
-        return self._resolved[entry]
+        if (kind, id) not in self._resolved:
+            self._resolved[kind, id] = self._import(kind, entries[id])
+        return self._resolved[kind, id]
 
     def create(self, kind: str, id: str, settings: Mapping[str, Any], where: str, origin: Origin | None = None) -> Any:
         """An instance of what is registered under an id, from its settings; see `mtpeft.settings.build`.
@@ -176,8 +134,8 @@ class Manager:
                 self.registry(kind)
             except MtpeftError as error:
                 problems[error.message] = error
-        failed = [plugin for plugin in self.plugins.values() if plugin.state in _LEFT_OUT]
-        return [*problems.values(), *(MtpeftError(_left_out(plugin), hint=plugin.hint) for plugin in failed)]
+        failed = [plugin for plugin in self.plugins.values() if plugin.left_out]
+        return [*problems.values(), *(MtpeftError(plugin.left_out, hint=plugin.hint) for plugin in failed)]
 
     def _load(self, entry_point: metadata.EntryPoint) -> None:
         package = entry_point.dist
@@ -191,6 +149,8 @@ class Manager:
         about.seconds = perf_counter() - start
         if about.error:
             self._withdraw(about.name)
+        if about.state == "failed" and _strict():
+            raise MtpeftError(about.left_out, hint=about.hint)
 
     def _contained(self, about: Plugin, when: str, call: Callable[[], T], *states: State, hook: str = "") -> T | None:
         """Call code of a plugin; where it raises, the plugin has failed.
@@ -207,7 +167,7 @@ class Manager:
     def _fail(self, about: Plugin, error: str, state: str, cause: BaseException | None = None) -> None:
         about.fail(error, about.remedy, state)
         if _strict():
-            raise MtpeftError(_left_out(about), hint=about.hint) from cause
+            raise MtpeftError(about.left_out, hint=about.hint) from cause
 
     def _note(self, about: Plugin, when: str, changed: tuple[str, ...]) -> None:
         """Say once what global state a plugin changed."""
@@ -233,6 +193,10 @@ class Manager:
             error = f'plugin {about} implements an unknown hook "{unknown[0]}"'
             about.fail(error, did_you_mean(unknown[0], _HOOKS), "wrong")
             return
+        bare = [hook for hook in _HOOKS if hook not in about.hooks and callable(getattr(plugin, hook, None))]
+        if bare or not about.hooks:
+            about.fail(f"its {bare[0]} is not marked as a hook" if bare else "it implements no hook", _UNMARKED)
+            return
         self._pluggy.register(plugin, about.name)
         self._registries.clear()
 
@@ -241,6 +205,7 @@ class Manager:
         if self._pluggy.has_plugin(name):
             self._pluggy.unregister(name=name)
         self._registries.clear()
+        self._resolved.clear()
 
     def _hooks_of(self, plugin: Any) -> Iterator[str]:
         for name in dir(plugin):
@@ -300,17 +265,13 @@ class Manager:
         for plugin in self.plugins.values():
             if plugin.state == "wrong":
                 raise MtpeftError(plugin.error, hint=plugin.hint)
-            if plugin.state in _LEFT_OUT and plugin.name not in self._warned:
+            if plugin.left_out and plugin.name not in self._warned:
                 self._warned.add(plugin.name)
-                _say(f"{_left_out(plugin)}\n\nhint: {plugin.hint}")
+                _say(f"{plugin.left_out}\n\nhint: {plugin.hint}")
 
 
 _HOOKS = (*(f"register_{kind}" for kind in KINDS), *OBSERVERS)
-_LEFT_OUT = {"failed": "left out", "incomplete": "left out in part"}
-
-
-def _left_out(plugin: Plugin) -> str:
-    return f"plugin {plugin} is {_LEFT_OUT[plugin.state]}: {plugin.error}"
+_UNMARKED = "write @hookimpl, from mtpeft.api, above each function that is a hook"
 
 
 def _references(hook: Callable[[], Any]) -> dict[Any, Any]:
@@ -320,21 +281,12 @@ def _references(hook: Callable[[], Any]) -> dict[Any, Any]:
     return dict(given)
 
 
-def in_words(error: BaseException) -> str:
-    """An exception of others on one line: its type and message."""
-    try:
-        message = " ".join(str(error).split())
-    except Exception:
-        message = "(its message cannot be shown)"
-    return visible(f"{type(error).__name__}: {message}").removesuffix(": ")
-
-
 def _strict() -> bool:
     return os.environ.get("MTPEFT_STRICT") == "1"
 
 
 def _say(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {visible_lines(message)}", file=sys.stderr)
 
 
 @cache

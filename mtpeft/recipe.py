@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mtpeft.addresses import DataAddress, MethodAddress, TaskTerm, absolute, free_label
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.files import read_toml
+from mtpeft.names import brief
 from mtpeft.settings import from_toml
 
 FLAGS = {
@@ -30,8 +34,8 @@ REPLACES = {
 """What a flag takes the place of in a recipe, because it excludes it."""
 
 
-EVERY_METHOD = "*"
-"""In ``bench.methods``: all that are installed."""
+_DEEPEST = 64
+"""Names in a dotted key."""
 RANDOM_WEIGHTS = "random"
 """Instead of a file of weights: the architecture as the seed draws it, to know what pre-training is worth."""
 Place = tuple[str, ...]
@@ -74,27 +78,31 @@ class Draft:
         else:
             self.assign(tuple(FLAGS[flag].split(".")), str(value) if isinstance(value, Path) else value, flag)
 
-    def set(self, item: str, *, compared: bool = False) -> None:
+    def set(self, item: str, *, methods: Iterable[str] = ()) -> None:
         """Take ``KEY=VALUE``; the value is TOML, or else a text.
 
         Args:
-            compared: what ``bench.methods`` names may be given settings too.
+            methods: what may be given settings beside the methods that are there.
         """
         key, equals, text = (piece.strip() for piece in item.partition("="))
         names = tuple(key.split("."))
-        if not equals or "" in names:
-            raise UsageError(f'--set "{item}" is not KEY=VALUE', hint="e.g. --set optimizer.lr=3e-4")
+        if not equals or "" in names or len(names) > _DEEPEST:
+            raise UsageError(f'--set "{brief(item)}" is not KEY=VALUE', hint="e.g. --set optimizer.lr=3e-4")
         if names[0] in ("methods", "tasks"):
-            known = self.tree[names[0]]
-            others = self._compared() if compared and names[0] == "methods" else frozenset()
-            if len(names) < 3:
-                raise UsageError(f'--set "{item}" names no setting', hint=f"{names[0]}.NAME.SETTING=VALUE")
-            if names[1] not in known and not others & {names[1], EVERY_METHOD}:
-                hint = did_you_mean(names[1], {*known, *others})
-                raise UsageError(f'there is no "{names[1]}" among the {names[0]} (--set {item})', hint=hint)
-            if names[1] not in known:
-                self._add_method(names[1], "--set")
+            self._expect(names, item, frozenset(methods if names[0] == "methods" else ()))
         self.assign(names, from_toml(text), "--set")
+
+    def _expect(self, names: Place, item: str, others: frozenset[str]) -> None:
+        """Refuse a setting of a method or task that is not there; a method among ``others`` is added."""
+        known = self.tree[names[0]]
+        if len(names) < 3:
+            raise UsageError(f'--set "{brief(item)}" names no setting', hint=f"{names[0]}.NAME.SETTING=VALUE")
+        if names[1] not in {*known, *others}:
+            hint = did_you_mean(names[1], {*known, *others})
+            message = f'there is no "{brief(names[1])}" among the {names[0]} (--set {brief(item)})'
+            raise UsageError(message, hint=hint)
+        if names[1] not in known:
+            self._add_method(names[1], "--set")
 
     def assign(self, path: Place, value: Any, origin: str, base: Path | None = None) -> None:
         """Put a value, or each value of a table, where ``path`` says."""
@@ -107,7 +115,8 @@ class Draft:
         path = tuple(ALIASES[key].split(".")) if key in ALIASES else path
         table = self._table(path[:-1], origin)
         if isinstance(table.get(path[-1]), dict):
-            raise UsageError(f"{key} (from {origin}) is a table, not a value", hint=f"set what is in it: {key}.SETTING")
+            hint = f"set what is in it: {brief(key)}.SETTING"
+            raise UsageError(f"{brief(key)} (from {origin}) is a table, not a value", hint=hint)
         table[path[-1]] = _resolved(path, value, base or Path.cwd())
         self.origins[".".join(path)] = origin
         self._replace(REPLACES.get(key, ""), origin)
@@ -122,7 +131,7 @@ class Draft:
         for depth, name in enumerate(path, 1):
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
-                key = ".".join(path[:depth])
+                key = brief(".".join(path[:depth]))
                 raise UsageError(f"{key} (from {origin}) is a value, not a table", hint=f"set it whole: {key} = ...")
         return table
 
@@ -131,17 +140,9 @@ class Draft:
         self.origins = {key: origin for key, origin in self.origins.items() if not _within(key, path)}
 
     def _add_method(self, name: str, origin: str) -> str:
-        again = sum(entry["name"] == name for entry in self.tree["methods"].values())
-        label = f"{name}-{again + 1}" if again else name
+        label = free_label(name, self.tree["methods"])
         self.assign(("methods", label, "name"), name, origin)
         return label
-
-    def _compared(self) -> frozenset[str]:
-        """What ``bench.methods`` names; whether it is a list of texts is checked with everything else."""
-        bench = self.tree.get("bench")
-        named = bench.get("methods") if isinstance(bench, dict) else None
-        texts = [text for text in named if isinstance(text, str)] if isinstance(named, list) else []
-        return frozenset(item.partition("@")[0].strip() for text in texts for item in text.split("+"))
 
     def _choose_methods(self, text: str) -> None:
         """``lora@shared+adaptformer@task``: these methods, each with the settings that the recipe gives it.
@@ -152,45 +153,37 @@ class Draft:
         self._forget(("methods",))
         self.tree["methods"] = {}
         taken: set[str] = set()
-        for item in text.split("+"):
-            name, at, scope = (piece.strip() for piece in item.partition("@"))
-            if not name or (at and not scope):
-                raise UsageError(
-                    f'--method "{text}" is not METHOD or METHOD@SCOPE, joined by +', hint="e.g. --method lora@shared"
-                )
-            label = self._add_method(before.get(name, {}).get("name", name), "--method")
-            own = label if name in taken else name
+        for term in MethodAddress.parse(text, "--method").terms:
+            label = self._add_method(before.get(term.name, {}).get("name", term.name), "--method")
+            own = label if term.name in taken else term.name
             if own in before:
                 taken.add(own)
                 self.tree["methods"][label] = dict(before[own])
                 kept = {key: origin for key, origin in origins.items() if _within(key, ("methods", own))}
                 self.origins |= {f"methods.{label}{k.removeprefix(f'methods.{own}')}": o for k, o in kept.items()}
-            if at:
-                self.assign(("methods", label, "scope"), scope, "--method")
+            if term.scope:
+                self.assign(("methods", label, "scope"), term.scope, "--method")
 
     def _choose_tasks(self, text: str) -> None:
         """``pets,cells=det@voc:data/bccd``: these tasks; a bare name is the recipe's, or embedded data of that type."""
         before, chosen = dict(self.tree["tasks"]), {}
-        for item in text.split(","):
-            name, equals, rest = (piece.strip() for piece in item.partition("="))
-            if not name or (equals and not rest):
-                hint = "e.g. --tasks cls,pets=cls@folder:data/pets"
-                raise UsageError(f'--tasks "{text}" is not NAME or NAME=TYPE@READER:PATH, comma-separated', hint=hint)
-            if name in chosen:
-                raise UsageError(
-                    f'--tasks names "{name}" twice', hint=f'give one of them another name: "{name}-2={rest or name}"'
-                )
-            if equals or name not in before:
-                self._one_task(name, rest or name)
-            chosen[name] = self.tree["tasks"][name]
+        for term in map(TaskTerm.parse, text.split(",")):
+            if term is None:
+                message = f'--tasks "{brief(text)}" is not NAME or NAME=TYPE@READER:PATH, comma-separated'
+                raise UsageError(message, hint="e.g. --tasks cls,pets=cls@folder:data/pets")
+            if term.name in chosen:
+                other = replace(term, name=f"{term.name}-2", type=term.type or term.name)
+                raise UsageError(f'--tasks names "{term.name}" twice', hint=f'give one another name: "{other}"')
+            if term.type or term.name not in before:
+                self._one_task(term)
+            chosen[term.name] = self.tree["tasks"][term.name]
         self.tree["tasks"] = chosen
 
-    def _one_task(self, name: str, text: str) -> None:
-        kind, at, data = (piece.strip() for piece in text.partition("@"))
-        self._forget(("tasks", name))
-        self.assign(("tasks", name, "type"), kind, "--tasks")
-        if at:
-            self.assign(("tasks", name, "data"), data, "--tasks")
+    def _one_task(self, term: TaskTerm) -> None:
+        self._forget(("tasks", term.name))
+        self.assign(("tasks", term.name, "type"), term.type or term.name, "--tasks")
+        if term.data:
+            self.assign(("tasks", term.name, "data"), term.data, "--tasks")
 
 
 def _within(key: str, path: Place) -> bool:
@@ -202,26 +195,9 @@ def _resolved(path: Place, value: Any, base: Path) -> Any:
     if not isinstance(value, str) or not value:
         return value
     if path == ("cache",):
-        return _absolute(value, base)
+        return absolute(value, base)
     if path == ("weights",):
-        return value if value == RANDOM_WEIGHTS else _absolute(value, base)
-    if len(path) != 3 or path[0] != "tasks" or path[2] != "data":
-        return value
-    reader, colon, place = value.partition(":")
-    if not colon or not reader or not place:
-        hint = "e.g. folder:data/pets; `mtpeft tasks` lists the readers"
-        raise UsageError(f'{".".join(path)} = "{value}" is not READER:PATH', hint=hint)
-    place, question, options = place.partition("?")
-    return value if "://" in place else f"{reader}:{_place(place, base)}{question}{options}"
-
-
-def _place(place: str, base: Path) -> str:
-    """A path, or ``NAME@PATH`` for readers that know several data sets."""
-    name, at, path = place.partition("@")
-    if at and path and name.isidentifier() and not (base / place).exists():
-        return f"{name}@{_absolute(path, base)}"
-    return _absolute(place, base)
-
-
-def _absolute(path: str, base: Path) -> str:
-    return str((base / Path(path).expanduser()).resolve())
+        return value if value == RANDOM_WEIGHTS else absolute(value, base)
+    if len(path) == 3 and path[0] == "tasks" and path[2] == "data":
+        return str(DataAddress.parse(value, ".".join(path)).resolved(base))
+    return value

@@ -6,7 +6,7 @@ A `Score` is a pure value: files hold it, shards and stages are compared by it, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import fsum, isclose, isfinite, sqrt
 from typing import Annotated, Any, Literal
 
@@ -66,6 +66,12 @@ class Form:
         value = compute(self, *(numbers if len(numbers) == length else numbers * length for numbers in columns))
         return value if value is None or isfinite(value) else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; what is 1 is left out."""
+        factors = {"scale": self.scale, "beta_squared": self.beta_squared}
+        written = {name: value for name, value in factors.items() if value != 1}
+        return {"kind": self.kind, "fields": list(self.fields), **written}
+
     def counts(self, detail: Mapping[str, Any]) -> tuple[float, float] | None:
         """``(top, bottom)`` of a ratio with one entry, which can be summed over tasks; None of any other form."""
         if self.kind != "ratio" or len(self.fields) != 2:
@@ -115,13 +121,16 @@ class Score:
         if not _same(self.value, expected):
             raise DataError(f"is {self.value}, and its counts give {expected}", hint=_HINT)
         if self.task_aware is not None:
-            self.task_aware.check()
+            try:
+                self.task_aware.check()
+            except DataError as error:
+                raise DataError(f"has a task_aware score that {error.message}", hint=error.hint) from None
 
     def to_dict(self) -> dict[str, Any]:
         """The three fields every file has, and the others where they say something; plain JSON."""
         row: dict[str, Any] = {"value": self.value, "count": self.count, "detail": dict(self.detail)}
         if self.form is not None:
-            row["form"] = asdict(self.form) | {"fields": list(self.form.fields)}
+            row["form"] = self.form.to_dict()
         if self.task_aware is not None:
             row["task_aware"] = self.task_aware.to_dict()
         return row

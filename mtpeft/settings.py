@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -18,6 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_json
 
 from mtpeft.errors import UsageError, did_you_mean
+from mtpeft.files import parse_toml
+from mtpeft.names import brief
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -123,16 +126,26 @@ def checked(annotation: Any, value: Any, key: str, default: Any = MISSING, origi
         return build(table, value, key, origin)
     # JSON mode is what lets strict typing take TOML's arrays for tuples.
     try:
-        return TypeAdapter(annotation).validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
+        return _adapter(annotation).validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
         # Of a type with alternatives, what got furthest is what was meant.
         message = max(error.errors(), key=lambda found: len(found["loc"]))["msg"]
         known = "" if default in (MISSING, None) else f"; the default is {as_toml(default)}"
         words = isinstance(value, str) and get_origin(annotation) is Literal
         raise UsageError(
-            f"{key} = {as_toml(value)}{_from(origin(key))} does not fit: {_in_words(message)}",
+            f"{key} = {shown(value)}{_from(origin(key))} does not fit: {_in_words(message)}",
             hint=did_you_mean(value, get_args(annotation)) if words else f"{key} takes {_takes(annotation)}{known}",
         ) from None
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    """Making one takes a hundred times as long as using it; a type that cannot be a key is made each time."""
+    return _kept_adapter(annotation) if isinstance(annotation, Hashable) else TypeAdapter(annotation)
+
+
+@cache
+def _kept_adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)
 
 
 def _in_words(message: str) -> str:
@@ -159,12 +172,25 @@ def as_toml(value: Any) -> str:
     return str(value)
 
 
+def shown(value: Any) -> str:
+    """A value for a sentence: as in a recipe, in one line, the end of a long one left out."""
+    return brief(as_toml(value))
+
+
 def from_toml(text: str) -> Any:
-    """The value of a text as a recipe would have it; a text that is no TOML stands for itself."""
+    """The value of a text as a recipe would have it; a text that is no TOML value stands for itself.
+
+    Raises:
+        UsageError: for what TOML has no place for: see `mtpeft.files.parse_toml`.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        text.encode()  # an argument of bytes that are no text
+        tree = parse_toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except ValueError as error:
+        raise UsageError(f'"{brief(text)}" is no value: {error}', hint="give a smaller one") from None
+    return tree["value"] if list(tree) == ["value"] else text
 
 
 def _takes(annotation: Any) -> str:
@@ -187,7 +213,7 @@ def _takes(annotation: Any) -> str:
 
 
 def _join(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+    return brief(f"{where}.{name}" if where else name)
 
 
 def _from(origin: str) -> str:

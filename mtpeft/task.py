@@ -146,8 +146,9 @@ class Task(ABC):
             number does not divide the classes, the first tasks have one more.
         class_order: with ``split``: ``shuffled`` by ``class_order_seed``; ``natural``, as the data has them; ``numpy``,
             the permutation of published tables, by seed 1993 where ``class_order_seed`` is not given; or their names.
-        part: ``[k, n]`` trains on the k-th of n parts of the training samples, dealt once from the data's seed: tasks
-            with the same data and other parts have no sample in common.
+        part: ``[k, n]`` trains on the k-th of n parts of the training samples, ``[k, l, n]`` on the k-th to l-th, dealt
+            once from the data's seed: tasks with the same data and other parts have no sample in common. With tasks of
+            one group in several stages this is a blurry stream (i-Blurry).
         samples: train on so many samples, drawn once from the data's seed; 0 for all.
         degenerate: ``error`` where nothing can be learned from the labels (a class that no sample shows, or no second
             class to tell the first from), or ``allow`` it.
@@ -174,7 +175,7 @@ class Task(ABC):
     loss_weight: NonNegative = 1.0
     split: Whole | tuple[Count, ...] = 0
     class_order: Literal["shuffled", "natural", "numpy"] | tuple[str, ...] = "shuffled"
-    part: tuple[Count, Count] | None = None
+    part: tuple[Count, Count] | tuple[Count, Count, Count] | None = None
     samples: Whole = 0
     degenerate: Literal["error", "allow"] = "error"
     missing_classes: Literal["error", "allow"] = "error"

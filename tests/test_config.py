@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from mtpeft.bench.plan import BenchConfig
 from mtpeft.config import Config, Overrides, load, load_methods
 from mtpeft.errors import UsageError
 from mtpeft.settings import Count, build, check
@@ -250,6 +251,51 @@ def test_a_wrong_command_line_is_refused(overrides: Overrides, message: str, hin
     error = refusal(lambda: load(None, overrides))
     assert message in error.message
     assert hint in error.hint
+
+
+def test_another_rooms_table_is_that_rooms_dataclass(recipe: Path) -> None:
+    recipe.write_text(RECIPE + "[bench]\nseeds = [1, 2]")
+    config = load(recipe, flags("bench.top=3"))
+    assert config.table(BenchConfig) == BenchConfig(seeds=(1, 2), top=3)
+    assert load(None, flags(tasks="cls", method="lora")).table(BenchConfig) == BenchConfig()
+    assert "bench" not in config.to_toml(), "a run is not what it is compared with"
+    error = refusal(lambda: load(recipe, flags("bench.sedes=[1]")))
+    assert error.message == "there is no setting bench.sedes (from --set)" and 'did you mean "seeds"' in error.hint
+
+
+@pytest.mark.parametrize(("text", "meant"), [("[bensh]\ntop = 1", "bench"), ("[logger.csv]\nfile = 1", "loggers")])
+def test_a_table_that_no_room_has_is_refused(recipe: Path, text: str, meant: str) -> None:
+    recipe.write_text(RECIPE + text)
+    assert f'did you mean "{meant}"?' in refusal(lambda: load(recipe)).hint
+
+
+@dataclass
+class CsvLogger:
+    """A logger of a plugin."""
+
+    file: str = "log.csv"
+    every: Count = 1
+
+
+def test_a_loggers_settings_are_its_own_and_checked_when_it_is_built(recipe: Path) -> None:
+    recipe.write_text(RECIPE + '[loggers.csv]\nfile = "a.csv"')
+    config = load(recipe, flags("loggers.csv.every=2"))
+    where, origin = "loggers.csv", config.origin
+    assert build(CsvLogger, config.loggers["csv"], where, origin) == CsvLogger("a.csv", 2)
+    again = recipe.with_name("config.toml")
+    again.write_text(config.to_toml())
+    assert load(again) == config
+    config = load(recipe, flags("loggers.csv.evry=2"))
+    error = refusal(lambda: build(CsvLogger, config.loggers["csv"], where, config.origin))
+    assert error.message == "there is no setting loggers.csv.evry (from --set)" and "every" in error.hint
+    recipe.write_text(RECIPE + "[loggers]\ncsv = 1")
+    assert "loggers.csv = 1" in refusal(lambda: load(recipe)).message
+
+
+def test_three_methods_of_one_name_and_one_called_like_a_label(recipe: Path) -> None:
+    recipe.write_text(RECIPE + "".join(f'[[methods]]\nname = "{name}"\n' for name in ("lora-2", "lora", "lora")))
+    found = [(method.name, method.label) for method in load(recipe).methods]
+    assert found == [("lora", "lora"), ("lora-2", "lora-2"), ("lora", "lora-3"), ("lora", "lora-4")]
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:

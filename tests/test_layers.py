@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = [
     ["errors", "foreign_code", "keyed_random"],
-    ["files", "hookspecs", "kinds", "names"],
-    ["settings"],
+    ["hookspecs", "kinds", "names"],
+    ["addresses", "files"],
+    ["plugin", "settings"],
     ["recipe", "score"],
     ["config"],
     ["plugins"],
@@ -31,6 +32,7 @@ ROOMS = [
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 NO_TORCH = [
     "__init__",
+    "addresses",
     "api",
     "cli",
     "config",
@@ -41,6 +43,7 @@ NO_TORCH = [
     "keyed_random",
     "kinds",
     "names",
+    "plugin",
     "plugins",
     "recipe",
     "schedule",

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pytest
+from support.packages import HOOKIMPL, Packages, registers
 
 from mtpeft import plugins
 from mtpeft.errors import MtpeftError, UsageError
@@ -23,31 +23,12 @@ class Registers:
         setattr(self, f"register_{kind}", hookimpl(give))
 
 
-HEAD = "from mtpeft.api import hookimpl\n"
-
-
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch):
-    """Install a package with one plugin module, as pip would leave it."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    modules: list[str] = []
-
-    def install(distribution: str, code: str, *, version: str = "1.2", plugin: str = "") -> None:
-        module = distribution.replace("-", "_")
-        modules.append(module)
-        (tmp_path / f"{module}.py").write_text(dedent(code))
-        info = tmp_path / f"{module}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[mtpeft]\n{plugin or distribution} = {module}\n")
-
-    yield install
-    for module in modules:
-        sys.modules.pop(module, None)
-
-
-def registers(kind: str, **references: str) -> str:
-    return f"{HEAD}@hookimpl\ndef register_{kind}():\n    return {references}\n"
+    packages = Packages(tmp_path)
+    yield packages.install
+    packages.forget()
 
 
 def test_an_installed_plugin_is_found_and_named(install) -> None:
@@ -76,8 +57,8 @@ def test_what_is_registered_is_imported_only_when_resolved(install) -> None:
         ("raise ValueError('no luck')", "ValueError: no luck"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("def broken(:", "SyntaxError"),
-        (f"{HEAD}@hookimpl\ndef register_methods():\n    return 1 / 0", "register_methods: ZeroDivisionError"),
-        (f"{HEAD}@hookimpl\ndef step_ended(stepp): pass", "PluginValidationError"),
+        (f"{HOOKIMPL}@hookimpl\ndef register_methods():\n    return 1 / 0", "register_methods: ZeroDivisionError"),
+        (f"{HOOKIMPL}@hookimpl\ndef step_ended(stepp): pass", "PluginValidationError"),
     ],
 )
 def test_a_plugin_that_fails_is_reported_by_name_and_the_rest_goes_on(install, capsys, code: str, error: str) -> None:
@@ -96,7 +77,7 @@ def test_a_plugin_that_fails_is_reported_by_name_and_the_rest_goes_on(install, c
 
 
 def test_an_unknown_hook_is_an_error_that_names_the_package(install) -> None:
-    install("mtpeft-typo", f"{HEAD}@hookimpl\ndef register_method(): return {{}}")
+    install("mtpeft-typo", f"{HOOKIMPL}@hookimpl\ndef register_method(): return {{}}")
     with pytest.raises(MtpeftError) as caught:
         Manager().registry("tasks")
     assert caught.value.message == 'plugin "mtpeft-typo" (mtpeft-typo 1.2) implements an unknown hook "register_method"'
@@ -174,6 +155,23 @@ def test_a_plugin_object_can_be_registered_and_taken_out_again() -> None:
         manager.register(Registers("methods", "other", "collections:OrderedDict"), "my-plugin")
     manager.unregister("my-plugin")
     assert "mine" not in plugins.registry("methods")
+
+
+def test_a_reference_serves_one_kind_alone() -> None:
+    manager = plugins.manager()
+    for kind in ("methods", "balancers"):
+        manager.register(Registers(kind, "mine", "mtpeft_plugins.partial.lora:Lora"), f"my-{kind}")
+    assert plugins.resolve("methods", "mine").__name__ == "Lora"
+    with pytest.raises(MtpeftError, match=r"does not derive from mtpeft\.api\.Balancer"):
+        plugins.resolve("balancers", "mine")
+
+
+def test_what_is_registered_anew_is_resolved_anew() -> None:
+    manager = plugins.manager()
+    for name in ("lora:Lora", "dora:Dora"):
+        manager.register(Registers("methods", "mine", f"mtpeft_plugins.partial.{name}"), "my-plugin")
+        assert plugins.resolve("methods", "mine").__name__ == name.split(":")[1]
+        manager.unregister("my-plugin")
 
 
 def test_a_plugin_object_with_an_unknown_hook_is_not_registered() -> None:

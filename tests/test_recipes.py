@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mtpeft.bench.runner import check, methods_of
-from mtpeft.config import BenchConfig, Config, Overrides, load, load_plan
+from mtpeft.bench.plan import BenchConfig, check, load_plan, methods_of
+from mtpeft.config import Config, Overrides, load
+from mtpeft.peft.configured import build_methods
 from mtpeft.training.dry_run import rehearse
-from mtpeft.training.setup import build_methods, build_tasks
+from mtpeft.training.setup import build_tasks
 
 RECIPES = sorted((Path(__file__).parents[1] / "tasks" / "recipes").glob("*.toml"))
 ON_REAL_DATA = [path for path in RECIPES if "shared/data" in path.read_text("utf-8")]
@@ -31,10 +32,10 @@ def test_a_recipe_is_a_configuration(path):
     assert isinstance(config, Config)
     assert list(build_tasks(config)) == list(config.tasks)
     assert [label for label, _ in build_methods(config)] == [method.label for method in config.methods]
-    assert config.methods or config.bench.methods
+    assert config.methods or config.table(BenchConfig).methods
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if load_plan(path).bench.methods], ids=name)
+@pytest.mark.parametrize("path", [path for path in RECIPES if load_plan(path).table(BenchConfig).methods], ids=name)
 def test_a_comparison_names_methods_that_there_are(path):
     config = load_plan(path)
     methods = methods_of(config)
@@ -56,7 +57,7 @@ def test_a_configuration_gives_itself_again(path, tmp_path):
     config = load_plan(path)
     again = tmp_path / "config.toml"
     again.write_text(config.to_toml(), "utf-8")
-    assert load_plan(again) == replace(config, bench=BenchConfig())
+    assert load_plan(again) == replace(config, tables={})
 
 
 @pytest.mark.shared_data

@@ -58,7 +58,7 @@ def rows(comparison: Comparison) -> list[Row]:
     good = {m: {t: [p for p in pairs if not p[1].error] for t, pairs in by.items()} for m, by in made.items()}
     found = {method: _row(comparison, method, good) for method in comparison.methods if any(good[method].values())}
     for row in found.values():
-        others = {name: found[name].scores if name in found else {} for name in comparison.settled.relative_to}
+        others = {name: found[name].scores if name in found else {} for name in comparison.bench.relative_to}
         row.delta = {name: _delta(comparison, row.scores, other) for name, other in others.items()}
     return list(found.values())
 
@@ -68,7 +68,7 @@ Tested = dict[str, dict[str, list[tuple[Trial, Record]]]]
 
 
 def _row(comparison: Comparison, method: str, good: Tested) -> Row:
-    plan, pairs = comparison.settled, [pair for by in good[method].values() for pair in by]
+    bench, pairs = comparison.bench, [pair for by in good[method].values() for pair in by]
     row = Row(method)
     for _, record in pairs:
         for found, into in ((record.scores, row.scores), (record.over_stages, row.over_stages)):
@@ -76,18 +76,18 @@ def _row(comparison: Comparison, method: str, good: Tested) -> Row:
                 if value is not None:
                     into.setdefault(name, []).append(value)
     centre = {task: mean(values) for task, values in row.scores.items()}
-    row.groups = {name: _mean([centre.get(task) for task in tasks]) for name, tasks in plan.groups.items()}
+    row.groups = {name: _mean([centre.get(task) for task in tasks]) for name, tasks in bench.groups.items()}
     row.mean = _mean([centre.get(task) for task in comparison.config.tasks]) if comparable(comparison) else None
     row.mean_of_groups = _mean(list(row.groups.values())) if comparable(comparison) else None
     counts = [record.costs["parameters"] for _, record in pairs if record.costs]
     row.parts = _mean([count["shared"] + sum(count["tasks"].values()) for count in counts])
     row.head = _mean([sum(count["heads"].values()) for count in counts])
     if row.mean is not None and row.parts is not None:
-        row.ppt = ppt(row.mean / 100, row.parts, plan.scale)
+        row.ppt = ppt(row.mean / 100, row.parts, bench.scale)
     row.seconds = sum(record.seconds for _, record in pairs if record.seconds is not None)
     row.memory = max((record.memory_bytes for _, record in pairs if record.memory_bytes), default=None)
-    row.time_ratio = {o: _ratio(good, method, o, lambda r: r.seconds) for o in plan.relative_to}
-    row.memory_ratio = {o: _ratio(good, method, o, lambda r: r.memory_bytes) for o in plan.relative_to}
+    row.time_ratio = {o: _ratio(good, method, o, lambda r: r.seconds) for o in bench.relative_to}
+    row.memory_ratio = {o: _ratio(good, method, o, lambda r: r.memory_bytes) for o in bench.relative_to}
     row.rates = {task: by[0][0].lr for task, by in good[method].items() if by}
     return row
 
@@ -139,23 +139,23 @@ def table(comparison: Comparison, found: list[Row]) -> Table:
 
 def _cells(comparison: Comparison, row: Row, stages: list[str]) -> Iterator[tuple[str, str]]:
     """Headings with a row's cells; means and differences stand there where there are several tasks."""
-    tasks, plan = comparison.config.tasks, comparison.settled
+    tasks, bench = comparison.config.tasks, comparison.bench
     units = {name: resolve("tasks", task.type).unit for name, task in tasks.items()}
     yield "method", row.method
     yield from ((task, _spread(row.scores.get(task, []), unit)) for task, unit in units.items())
-    yield from ((group, percent(row.groups.get(group))) for group in plan.groups)
-    if plan.groups:
+    yield from ((group, percent(row.groups.get(group))) for group in bench.groups)
+    if bench.groups:
         yield "mean of groups", percent(row.mean_of_groups)
     if len(tasks) > 1:
         yield f"mean of {len(tasks)}", percent(row.mean)
     unit = next(iter(units.values()))
     yield from ((name.replace("_", " "), _spread(row.over_stages.get(name, []), unit)) for name in stages)
     if len(tasks) > 1:
-        yield from ((f"delta to {other}", _gain(row.delta.get(other))) for other in plan.relative_to)
+        yield from ((f"delta to {other}", _gain(row.delta.get(other))) for other in bench.relative_to)
     yield "parts", whole(row.parts)
     yield "with head", whole(None if row.parts is None or row.head is None else row.parts + row.head)
     yield "PPT", UNDEFINED if row.ppt is None else f"{row.ppt:.3f}"
-    for other in plan.relative_to:
+    for other in bench.relative_to:
         yield f"time / {other}", _times(row.time_ratio.get(other))
         yield f"memory / {other}", _times(row.memory_ratio.get(other))
     yield "lr", _rates(row)
@@ -188,11 +188,12 @@ def _rates(row: Row) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """A page for the records: the table, what failed, and what was not run."""
-    plan, drawn = comparison.settled, table(comparison, rows(comparison))
+    bench, drawn = comparison.bench, table(comparison, rows(comparison))
     lines = [f"# {comparison.recipe.stem}", "", *drawn.markdown(), ""]
     chosen = "the same learning rates were tried for each method and task and chosen on validation alone"
+    rates = chosen if bench.learning_rates else "learning rates are own"
     lines += [
-        f"Scores are of the test split, looked at once; {chosen if plan.learning_rates else 'learning rates are own'}.",
+        f"Scores are of the test split, looked at once; {rates}.",
         "`parts` are the trained parameters without heads; PPT uses their number. `mean ± standard deviation` where",
         "several seeds were run. Time is CPU time of training (on a GPU: wall time), memory: how much the process grew",
         "(on a GPU: its peak).",

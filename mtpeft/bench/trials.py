@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -32,10 +33,18 @@ class Trial:
     seed: int
     split: Literal["val", "test"]
 
-    def folder(self, work: Path) -> Path:
-        """Where its run is, while it is needed."""
+    def folder(self, root: Path) -> Path:
+        """Where all trials of its method on its task are."""
+        return root / self.method / self.task
+
+    def run_folder(self, root: Path, config: str) -> Path:
+        """Where its run is, while it is needed.
+
+        Args:
+            config: what identifies its configuration, see `Record`.
+        """
         rate = "own" if self.lr is None else f"{self.lr:g}"
-        return work / self.method / self.task / f"{self.split}-{rate}-{self.seed}"
+        return self.folder(root) / f"{self.split}-{rate}-{self.seed}-{config[:12]}"
 
     def __str__(self) -> str:
         rate = "" if self.lr is None else f", lr {self.lr:g}"
@@ -53,6 +62,7 @@ class Record:
         memory_bytes: by how much the process grew while training; None where not measured.
         over_stages: of a sequence that was tested after each stage: ``average_incremental`` and ``forgetting``.
         error: why there are no scores; empty where there are.
+        config: sha256 of the configuration that it was made with; empty in records that are older than this field.
     """
 
     scores: dict[str, float | None] = field(default_factory=dict)
@@ -61,6 +71,7 @@ class Record:
     memory_bytes: int | None = None
     over_stages: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
+    config: str = ""
 
 
 class Records:
@@ -72,16 +83,25 @@ class Records:
 
     def __init__(self, path: Path) -> None:
         self.path, self.lock = path, Lock()
-        self.made: dict[Trial, Record] = {}
+        self.made: dict[Trial, dict[str, Record]] = {}
         self.length = 0
         for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], 1):
             if line.endswith(b"\n"):
-                trial, record = self._parsed(line, number)
-                self.made[trial] = record
+                self._keep(*self._parsed(line, number))
                 self.length += len(line)
 
-    def get(self, trial: Trial | None) -> Record | None:
-        return self.made.get(trial) if trial else None
+    def get(self, trial: Trial, config: Callable[[Trial], str]) -> Record | None:
+        """The record of a trial that was made with the configuration that it has now.
+
+        A record that does not say with which it was made counts as made with any: the plan that is kept beside the
+        records (`remember`) is what speaks for it.
+
+        Args:
+            config: identifies the configuration that a trial has now; asked only where something was made.
+        """
+        by_config = self.made.get(trial, {})
+        old = by_config.get("")
+        return by_config.get(config(trial), old) if by_config.keys() - {""} else old
 
     def add(self, trial: Trial, record: Record) -> None:
         """Put a trial on the disk, from whichever thread."""
@@ -90,7 +110,10 @@ class Records:
             log.write({"trial": asdict(trial), **asdict(record)})
             self.length = log.sync()
             log.close()
-            self.made[trial] = record
+            self._keep(trial, record)
+
+    def _keep(self, trial: Trial, record: Record) -> None:
+        self.made.setdefault(trial, {})[record.config] = record
 
     def _parsed(self, line: bytes, number: int) -> tuple[Trial, Record]:
         try:

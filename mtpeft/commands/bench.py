@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from mtpeft.bench.runner import Comparison, remember, remember_data
+from mtpeft.bench.identity import remember, remember_data
+from mtpeft.bench.runner import Comparison
 from mtpeft.bench.table import failures, markdown, rows, table
 from mtpeft.commands.output import print_json, terminal
 from mtpeft.files import write_file

@@ -13,9 +13,8 @@ from rich.progress import track
 
 from mtpeft.commands.output import print_json, print_table
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
-from mtpeft.names import visible
+from mtpeft.names import visible, visible_lines
 from mtpeft.plugins import registry
-from mtpeft.reports.paragraphs import visible_lines
 from mtpeft.testing import CheckFailed, method_checks
 from mtpeft.testing.case import make_method
 from mtpeft.testing.checks import FAMILIES, Check, refused
@@ -71,8 +70,10 @@ def checked(method: str, families: Sequence[str], compile: bool) -> list[dict[st
         return [_unbuilt(method, " ".join(str(error).split()))]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     checks = list(method_checks(method, families, slow=compile))
-    shown = {"console": Console(stderr=True), "transient": True, "disable": not sys.stderr.isatty()}
-    for check in track(checks, escape(visible(method)), **shown):
+    console = Console(stderr=True)
+    for check in track(
+        checks, escape(visible(method)), console=console, transient=True, disable=not console.is_terminal
+    ):
         case = check.case
         row = rows.setdefault(
             (case.family, case.method.scope),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from mtpeft.commands.output import print_json, print_table
 from mtpeft.config import Config, load_methods
-from mtpeft.plugins import create
 
 if TYPE_CHECKING:
     from mtpeft.backbone import Backbone
@@ -76,12 +75,10 @@ def _attach(config: Config, backbone: str, tasks: list[str], device: str) -> tup
     import torch
 
     from mtpeft.backbone import create_backbone
+    from mtpeft.peft.configured import build_methods
     from mtpeft.peft.host import Host
 
-    methods = [
-        (m.label, create("methods", m.name, m.settings, f"methods.{m.label}", config.origin)) for m in config.methods
-    ]
     with torch.device(device):
         made = create_backbone(backbone, pretrained=False)
         size = sum(parameter.numel() for parameter in made.module.parameters())
-        return made, size, Host(made.module, methods, tasks=tasks)
+        return made, size, Host(made.module, build_methods(config), tasks=tasks)

@@ -27,7 +27,6 @@ def run(folder: Path, *, to: str, out: Path | None, task: str | None, json: bool
     note = out.with_suffix(".txt")
     for path in (out, note):
         refuse_existing(path, hint="give another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
     exported = exporter.export(opened, name, out)
     write_file(note, (exported.how + "\n").encode())
     if json:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from json import dumps
 from typing import TYPE_CHECKING, Any
 
-from mtpeft.reports.paragraphs import visible_lines
+from mtpeft.names import visible_lines
 from mtpeft.reports.table import Table
 from mtpeft.settings import listed
 

@@ -77,15 +77,17 @@ class Subsample(Chosen):
 
 
 class Dealt(Chosen):
-    """The ``part``-th of ``parts`` parts of a data set, in its order; the parts are disjoint, and together all of it.
+    """Parts ``first`` to ``last`` of ``parts`` of a data set, in its order.
 
-    Which sample goes where is decided by the seed and the number of samples alone. Sizes differ by one at most.
+    The parts are disjoint, and together all of it; sizes differ by one at most. Which sample goes where is decided by
+    the seed and the number of samples alone.
     """
 
-    def __init__(self, whole: Dataset, part: int, parts: int, seed: int) -> None:
+    def __init__(self, whole: Dataset, first: int, last: int, parts: int, seed: int) -> None:
         count = len(whole)
         order = generator("part", seed, count).sample(range(count), count)
-        super().__init__(whole, sorted(order[part - 1 :: parts]))
+        chosen = range(first - 1, last)
+        super().__init__(whole, sorted(index for place, index in enumerate(order) if place % parts in chosen))
 
 
 def to_train_on(whole: Dataset, task: Task, seed: int) -> Dataset:
@@ -95,9 +97,9 @@ def to_train_on(whole: Dataset, task: Task, seed: int) -> Dataset:
         UsageError: for a part that there is not, or that is empty.
     """
     if task.part is not None:
-        number, parts = task.part
-        if number > parts or parts > len(whole):
-            message = f"part = [{number}, {parts}] is none of {len(whole)} samples"
-            raise UsageError(message, hint="[k, n] is the k-th of n parts: k from 1 to n")
-        whole = Dealt(whole, number, parts, seed)
+        first, last, parts = task.part[0], task.part[-2], task.part[-1]
+        if not first <= last <= parts <= len(whole):
+            message = f"part = {list(task.part)} is none of {len(whole)} samples"
+            raise UsageError(message, hint="[k, n] is the k-th of n parts, k from 1 to n; [k, l, n] the k-th to l-th")
+        whole = Dealt(whole, first, last, parts, seed)
     return Subsample(whole, task.samples, seed) if 0 < task.samples < len(whole) else whole

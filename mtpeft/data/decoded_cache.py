@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mtpeft.errors import UsageError
-from mtpeft.files import explained
+from mtpeft.errors import DataError, UsageError
+from mtpeft.files import STRICT, explained, open_regular, parse
 from mtpeft.task import Dataset, Sample
 
 _IMAGE = "image"
@@ -50,7 +51,7 @@ class Decoded(Dataset):
         path = self.folder / f"{index}.safetensors"
         try:
             return _read(path)
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, ValueError, DataError):
             sample = self.whole[index]
             _write(path, sample)
             return sample
@@ -79,14 +80,35 @@ def place(root: Path, about: Mapping[str, Any], data: Dataset) -> Path:
     return root / sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+@dataclass(frozen=True)
+class _About:
+    """What is beside the tensors in a file: the order of the target's keys, its plain values, which are tuples."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    order: list[str]
+    plain: dict[str, Any]
+    tuples: list[str]
+
+
 def _read(path: Path) -> Sample:
+    """
+    Raises:
+        OSError, SafetensorError, ValueError, DataError: for a file that is absent, damaged, or none of this cache's.
+    """
+    open_regular(path).close()
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-        about = json.loads(file.metadata()["about"])
-    image = Image.fromarray(tensors.pop(_IMAGE).numpy())
-    plain = {key: tuple(value) if key in about["tuples"] else value for key, value in about["plain"].items()}
+        about = parse(_About, json.loads((file.metadata() or {}).get("about", "null")), f'"{path}"')
+    pixels = tensors.pop(_IMAGE, torch.zeros(0))
     found = {key.removeprefix(_TARGET): value for key, value in tensors.items()}
-    return Sample(image, {key: found[key] if key in found else plain[key] for key in about["order"]}, about["name"])
+    is_image = pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.shape[-1] == 3
+    if not is_image or {*found, *about.plain} != {*about.order}:
+        raise ValueError(f'"{path}" is no sample')
+    plain = {key: tuple(value) if key in about.tuples else value for key, value in about.plain.items()}
+    target = {key: found[key] if key in found else plain[key] for key in about.order}
+    return Sample(Image.fromarray(pixels.numpy()), target, about.name)
 
 
 def _write(path: Path, sample: Sample) -> None:

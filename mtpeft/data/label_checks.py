@@ -54,7 +54,7 @@ def label_errors(what: str, histograms: Histograms, allowed: Allowed = STRICT) -
             message = f"{what} shows {listed(names)} in the split {split}, but never in train"
             hint = 'is it misspelt? Else leave it out (classes = [...]), or set missing_classes = "allow"'
             yield DataError(message, hint=hint)
-    if not allowed.degenerate and sum(histograms.get("train", {}).values()):
+    if not allowed.degenerate and any(histograms.get("train", {}).values()):
         yield from _degenerate(what, histograms, allowed)
 
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
-from urllib.parse import parse_qsl
 
+from mtpeft.addresses import DataAddress
 from mtpeft.errors import DataError, UsageError
 from mtpeft.plugins import create, resolve
 from mtpeft.settings import from_toml
@@ -106,7 +106,7 @@ def open_data(data: str, split: Split, *, gives: str, seed: int = 0, classes: Se
     """
     reader, path = open_reader(data, classes)
     if gives not in reader.gives:
-        name = data.partition(":")[0]
+        name = DataAddress.parse(data).reader
         raise UsageError(f'reader "{name}" gives no {gives}', hint=f"its samples have: {', '.join(reader.gives)}.")
     dataset = reader.read(path, split, gives=gives, seed=seed)
     dataset.left_out = tuple(reader.noticed)
@@ -121,15 +121,12 @@ def open_reader(data: str, classes: Sequence[str] = ()) -> tuple[Reader, str]:
     Raises:
         UsageError: for an unknown reader or option, or a value that the option does not take.
     """
-    name, colon, rest = data.partition(":")
-    if not colon or not rest:
-        raise UsageError(f'data "{data}" is not READER:PATH', hint="for example folder:data/pets")
-    path, _, query = rest.partition("?")
-    hints = get_type_hints(resolve("readers", name))
-    options = {key: _typed(hints.get(key, str), text) for key, text in parse_qsl(query, keep_blank_values=True)}
+    address = DataAddress.parse(data)
+    hints = get_type_hints(resolve("readers", address.reader))
+    options = {name: _typed(hints.get(name, str), text) for name, text in address.options}
     if classes:
         options["classes"] = list(classes)
-    return create("readers", name, options, where=name), path
+    return create("readers", address.reader, options, where=address.reader), address.path
 
 
 def _typed(annotation: Any, text: str) -> Any:

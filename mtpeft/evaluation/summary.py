@@ -6,7 +6,7 @@ and -1 where lower is, ``STL`` the task's baseline. Undefined is None, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from math import fsum
 from typing import Any
@@ -123,31 +123,42 @@ def reliable(record: TaskRecord) -> bool:
 
 
 def _native(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
-    names = [name for name in matrix.seen(matrix.last) if name in rows]
-    kinds = {(r.type, r.metric, r.higher_is_better, r.unit) for r in (matrix.tasks[name] for name in names)}
-    comparable = len(kinds) == 1
+    """Means in the metric's own unit; all None where there is more than one."""
+    trained = {name: rows[name] for name in matrix.seen(matrix.last)}
+    kinds = {(r.type, r.metric, r.higher_is_better, r.unit) for r in (matrix.tasks[name] for name in trained)}
+    values = _published(matrix, trained) | _beside(matrix, trained)
+    return {name: value if len(kinds) == 1 else None for name, value in values.items()}
+
+
+def _published(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
+    """What tables of continual learning print."""
     stages = range(matrix.last + 1)
     averages = [mean(matrix.value(t, name) for name in matrix.seen(t)) for t in stages]
-    sample_averages = [_sample_average(matrix, t) for t in stages]
-    values = {
+    return {
         "average": averages[-1] if averages else None,
         "average_incremental": mean(averages),
-        "learning": mean(rows[name].learn for name in names),
-        "backward_transfer": mean(_transfer(matrix, name, matrix.last) for name in names),
-        "backward_transfer_pairs": mean(_transfer(matrix, n, t) for n in names for t in stages),
-        "forward_transfer": mean(_forward(matrix.tasks[name], rows[name]) for name in names),
-        "forgetting": mean(rows[name].forgetting for name in names),
-        "sample_average": sample_averages[-1] if sample_averages else None,
-        "sample_average_incremental": _mean_of_all(sample_averages),
-        "task_aware_average": mean(rows[name].task_aware for name in names),
-        "joint_average": mean(rows[name].joint for name in names),
-        "joint_intransigence": mean(rows[name].joint_intransigence for name in names),
-        "worst_average": mean(rows[name].worst for name in names),
-        "worst_case": _worst_case(matrix, rows, names),
         "averages": averages,
-        "sample_averages": sample_averages,
+        "learning": mean(row.learn for row in rows.values()),
+        "backward_transfer": mean(_transfer(matrix, name, matrix.last) for name in rows),
+        "backward_transfer_pairs": mean(_transfer(matrix, name, t) for name in rows for t in stages),
+        "forward_transfer": mean(_forward(matrix.tasks[name], row) for name, row in rows.items()),
+        "forgetting": mean(row.forgetting for row in rows.values()),
     }
-    return {name: value if comparable else None for name, value in values.items()}
+
+
+def _beside(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
+    """What must stand beside it: other weights, other answers, bounds from above and below."""
+    averages = [_sample_average(matrix, t) for t in range(matrix.last + 1)]
+    return {
+        "sample_average": averages[-1] if averages else None,
+        "sample_average_incremental": None if None in averages else mean(averages),
+        "sample_averages": averages,
+        "task_aware_average": _task_aware_average(rows.values()),
+        "joint_average": mean(row.joint for row in rows.values()),
+        "joint_intransigence": mean(row.joint_intransigence for row in rows.values()),
+        "worst_average": mean(row.worst for row in rows.values()),
+        "worst_case": _worst_case(matrix, rows),
+    }
 
 
 def _sample_average(matrix: ResultMatrix, stage: int) -> float | None:
@@ -162,9 +173,11 @@ def _sample_average(matrix: ResultMatrix, stage: int) -> float | None:
     return scales.pop() * top / bottom if bottom else None
 
 
-def _mean_of_all(values: list[float | None]) -> float | None:
-    """None where one is undefined: a mean of some stages would be no mean over stages."""
-    return None if None in values else mean(values)
+def _task_aware_average(rows: Collection[TaskSummary]) -> float | None:
+    """A task with a head of its own has one score, which is both; None where all have."""
+    if all(row.task_aware is None for row in rows):
+        return None
+    return mean(row.last if row.task_aware is None else row.task_aware for row in rows)
 
 
 def _relative(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
@@ -236,11 +249,11 @@ def _worst(matrix: ResultMatrix, name: str, first: int) -> float | None:
     return min(defined, key=lambda value: matrix.tasks[name].sign * value, default=None)
 
 
-def _worst_case(matrix: ResultMatrix, rows: dict[str, TaskSummary], names: list[str]) -> float | None:
+def _worst_case(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> float | None:
     """None where a task before the last stage has no worst score: without it, nothing is bounded."""
-    newest = {name for name in names if matrix.learned_at(name) == matrix.last}
-    values = [rows[name].last if name in newest else rows[name].worst for name in names]
-    return None if None in values or len(newest) == len(names) else mean(values)
+    newest = {name for name in rows if matrix.learned_at(name) == matrix.last}
+    values = [row.last if name in newest else row.worst for name, row in rows.items()]
+    return None if None in values or len(newest) == len(rows) else mean(values)
 
 
 def _gain(record: TaskRecord, before: float | None, after: float | None) -> float | None:

@@ -36,8 +36,8 @@ class Exporter(ABC):
 
     @abstractmethod
     def export(self, run: Run, task: str, path: Path) -> Exported:
-        """Write a task of a trained run to ``path``, which does not exist yet; its folder does.
+        """Write a task of a trained run to ``path``; neither the file nor its folder need exist.
 
         Raises:
-            NotApplicable: where it cannot be written in this format, and why; nothing is left at ``path`` then.
+            NotApplicable: where it cannot be written in this format, and why; nothing is left behind then.
         """

@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mtpeft.addresses import DataAddress, absolute, existing
 from mtpeft.data.reader import open_reader
 from mtpeft.errors import DataError, MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry, resolve
 
 
 @dataclass(frozen=True)
-class Choice:
+class ReaderChoice:
     """How a data set is looked at.
 
     Attributes:
-        data: ``READER:PATH?option=value``.
+        address: the data, and who reads it.
         types: the task types that learn from it, best first: in the order of what the reader gives.
         recognised: the readers that recognise the path; empty where one was named.
     """
 
-    data: str
+    address: DataAddress
     types: tuple[str, ...]
     recognised: tuple[str, ...] = ()
 
     @property
-    def reader(self) -> str:
-        return self.data.partition(":")[0]
-
-    @property
-    def place(self) -> str:
-        """What stands between the reader and its options."""
-        return self.data.partition(":")[2].partition("?")[0]
+    def data(self) -> str:
+        """The address as one writes it."""
+        return str(self.address)
 
     @property
     def name(self) -> str:
         """A name for a task on this data: the last part of the path, of letters, digits, ``-`` and ``_``."""
-        words = re.findall(r"\w+", Path(self.place).expanduser().resolve().name.lower(), re.ASCII)
-        return "-".join(words) or self.reader
+        words = re.findall(r"\w+", Path(absolute(self.address.path, Path.cwd())).name.lower(), re.ASCII)
+        return "-".join(words) or self.address.reader
 
 
-def choose(data: str, type: str = "") -> Choice:
+def choose(data: str, type: str = "") -> ReaderChoice:
     """Find out how to read ``PATH?option=value`` or ``READER:PATH?option=value``.
 
     Args:
@@ -54,16 +51,19 @@ def choose(data: str, type: str = "") -> Choice:
     """
     if type:
         resolve("tasks", type)
-    if data.partition(":")[0] in registry("readers"):
-        return Choice(data, _types(data, type))
-    place = Path(data.partition("?")[0]).expanduser()
-    if not place.exists():
-        raise _nothing(data)
+    address = _named(data)
+    if address is not None and address.reader in registry("readers"):
+        return ReaderChoice(address, _types(address, type))
+    bare = DataAddress("", data) if existing(data) else DataAddress.without_reader(data)
+    place = existing(bare.path)
+    if place is None:
+        raise _nothing(data, address)
     recognised = tuple(name for name in registry("readers") if _recognises(name, place, type))
     if len(recognised) == 1:
-        return Choice(f"{recognised[0]}:{data}", _types(f"{recognised[0]}:{data}", type), recognised)
+        chosen = replace(bare, reader=recognised[0])
+        return ReaderChoice(chosen, _types(chosen, type), recognised)
     if recognised:
-        ways = " or ".join(f"mtpeft data {name}:{data}" for name in recognised)
+        ways = " or ".join(f"mtpeft data {replace(bare, reader=name)}" for name in recognised)
         raise UsageError(f'"{data}" looks like data for {" and for ".join(recognised)}', hint=f"choose: {ways}")
     known, purpose = ", ".join(registry("readers")), f" as data for {type}" if type else ""
     raise UsageError(
@@ -72,10 +72,18 @@ def choose(data: str, type: str = "") -> Choice:
     )
 
 
-def _nothing(data: str) -> MtpeftError:
-    reader, colon, path = data.partition(":")
-    if colon and path:
-        return UsageError(f'there is no reader "{reader}"', hint=did_you_mean(reader, registry("readers")))
+def _named(data: str) -> DataAddress | None:
+    """None for a text that names no reader."""
+    try:
+        return DataAddress.parse(data)
+    except UsageError:
+        return None
+
+
+def _nothing(data: str, address: DataAddress | None) -> MtpeftError:
+    if address is not None:
+        message, readers = f'there is no reader "{address.reader}"', registry("readers")
+        return UsageError(message, hint=did_you_mean(address.reader, readers))
     return DataError(f'there is no "{data}"', hint="give a folder or file, or READER:PATH")
 
 
@@ -88,12 +96,12 @@ def _recognises(name: str, place: Path, type: str) -> bool:
     return (not type or resolve("tasks", type).gives in reader.gives) and reader.recognises(place)
 
 
-def _types(data: str, type: str) -> tuple[str, ...]:
+def _types(address: DataAddress, type: str) -> tuple[str, ...]:
     """The task types for what a reader gives, in its order; the one that is asked for alone."""
-    reader, _ = open_reader(data)
+    reader, _ = open_reader(str(address))
     taken = {name: _target(name) for name in registry("tasks")}
     found = tuple(name for given in reader.gives for name, target in taken.items() if target == given)
-    name, gives = data.partition(":")[0], ", ".join(reader.gives)
+    name, gives = address.reader, ", ".join(reader.gives)
     if not found:
         raise UsageError(f'no task type learns from what reader "{name}" gives: {gives}', hint="install one")
     if type and type not in found:

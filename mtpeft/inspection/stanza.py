@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from pathlib import Path
 
 import tomli_w
 
-from mtpeft.inspection.choice import Choice
+from mtpeft.addresses import existing, relative
+from mtpeft.inspection.choice import ReaderChoice
 from mtpeft.inspection.survey import Survey
 
 
@@ -23,10 +24,9 @@ def stanza(found: Survey, base: Path | None = None) -> str:
     return f"# {classes}; images: {counts or 'none'}\n" + tomli_w.dumps({"tasks": {found.choice.name: table}})
 
 
-def _placed(choice: Choice, base: Path | None) -> str:
+def _placed(choice: ReaderChoice, base: Path | None) -> str:
     """The data as the recipe names it; what is no path in the file system stays as it is."""
-    place = Path(choice.place).expanduser()
-    if base is None or place.is_absolute() or not place.exists():
+    place = existing(choice.address.path)
+    if base is None or place is None or place.is_absolute():
         return choice.data
-    moved = os.path.relpath(place.resolve(), base.resolve())
-    return choice.data.replace(f":{choice.place}", f":{Path(moved).as_posix()}", 1)
+    return str(replace(choice.address, path=relative(str(place.resolve()), base.resolve())))

@@ -9,7 +9,7 @@ from typing import Any, cast
 from mtpeft.data.label_checks import Allowed, label_errors, listed, unlearned, unshown
 from mtpeft.data.reader import open_reader
 from mtpeft.errors import DataError, MtpeftError
-from mtpeft.inspection.choice import Choice
+from mtpeft.inspection.choice import ReaderChoice
 from mtpeft.inspection.duplicates import Print, Twins, find_twins, fingerprint
 from mtpeft.plugins import resolve
 from mtpeft.task import SPLITS, Dataset, Sample, Split, Task
@@ -63,7 +63,7 @@ class Survey:
         twins: images that are there twice.
     """
 
-    choice: Choice
+    choice: ReaderChoice
     type: str
     task: Task
     splits: dict[str, SplitSurvey] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Survey:
         """Plain values: counts, histograms, sizes, duplicates and findings."""
         return {
             "data": self.choice.data,
-            "reader": self.choice.reader,
+            "reader": self.choice.address.reader,
             "recognised": list(self.choice.recognised),
             "type": self.type,
             "other_types": [name for name in self.choice.types if name != self.type],
@@ -109,7 +109,7 @@ class Survey:
         }
 
 
-def survey(choice: Choice, *, seed: int = 0, progress: Progress = lambda split, done, total: None) -> Survey:
+def survey(choice: ReaderChoice, *, seed: int = 0, progress: Progress = lambda split, done, total: None) -> Survey:
     """Read every sample of every split.
 
     Of several task types that learn from the data, the first takes it whose target it holds.
@@ -130,7 +130,7 @@ def survey(choice: Choice, *, seed: int = 0, progress: Progress = lambda split, 
     return found
 
 
-def _opened(choice: Choice, type: str, seed: int) -> Survey:
+def _opened(choice: ReaderChoice, type: str, seed: int) -> Survey:
     """The splits as the reader gives them, with all that it complains of."""
     found = Survey(choice, type, resolve("tasks", type)(data=choice.data))
     for split in SPLITS:

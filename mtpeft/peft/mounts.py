@@ -64,9 +64,10 @@ class Mount:
         pass_state = self.pass_state
         if pass_state.seen_running is not None:
             pass_state.seen_running.add(id(placed.part))
-        before, pass_state.task = pass_state.task, segment.task
+        # a part may call modules whose own parts run meanwhile
+        before = pass_state.task, pass_state.scratch_key, pass_state.rows
+        pass_state.task, pass_state.rows = segment.task, slice(segment.start, segment.stop)
         pass_state.scratch_key = (index, placed.method, placed.owner)
-        pass_state.rows = slice(segment.start, segment.stop)
         views = pass_state.current.views
         try:
             if views is None:
@@ -75,7 +76,7 @@ class Mount:
                 with views.using(placed.part, index):
                     yield placed.part
         finally:
-            pass_state.task = before
+            pass_state.task, pass_state.scratch_key, pass_state.rows = before
 
     def run(self, placed: PartAtSite, index: int, segment: Segment, *args: Any) -> Any:
         with self.using(placed, index, segment) as part:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from mtpeft.addresses import ParameterKey
 from mtpeft.names import SHARED
 from mtpeft.peft.heads import Heads
 from mtpeft.peft.owned_parts import OwnedParts
@@ -59,11 +60,12 @@ class Ownership:
         trainable: dict[str, nn.Parameter] = {}
         for owner in dict.fromkeys((SHARED, *tasks)):
             if owner not in self.frozen:
-                trainable |= {f"{owner}/{name}": p for name, p in self._parameters(owner).items()}
+                own = self._parameters(owner)
+                trainable |= {str(ParameterKey("part", owner, name)): p for name, p in own.items()}
         for head in dict.fromkeys(self.heads.of_task[task] for task in tasks if task in self.heads.of_task):
             if not self._head_frozen(head):
-                free = self.heads[head].named_parameters()
-                trainable |= {f"head:{head}/{n}": p for n, p in free if n not in self.heads.untrained[head]}
+                free = {n: p for n, p in self.heads[head].named_parameters() if n not in self.heads.untrained[head]}
+                trainable |= {str(ParameterKey("head", head, name)): p for name, p in free.items()}
         return trainable
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:

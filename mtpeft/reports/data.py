@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mtpeft.names import visible_lines
 from mtpeft.reports.numbers import UNDEFINED, shorten, whole
-from mtpeft.reports.paragraphs import Line, join, paragraph, visible_lines, wrapped
+from mtpeft.reports.paragraphs import Line, join, paragraph, wrapped
 from mtpeft.reports.table import Table
 
 if TYPE_CHECKING:

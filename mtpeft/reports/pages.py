@@ -12,10 +12,8 @@ if TYPE_CHECKING:
 
 
 def render_page(template: str, **values: Any) -> str:
-    """A template of this room with its values, which are made visible and escaped; the result is safe HTML."""
-    from markupsafe import Markup
-
-    return Markup(_environment().get_template(template).render(values))
+    """A template of this room with its values; texts are made visible and escaped, what has ``__html__`` is HTML."""
+    return _environment().get_template(template).render(values)
 
 
 @cache
@@ -33,5 +31,5 @@ def _environment() -> Environment:
 
 
 def _finalized(value: Any) -> Any:
-    """Every value on its way into a page; what is HTML already stays."""
+    """Every value on its way into a page. Templates break texts of several lines themselves."""
     return visible(value) if type(value) is str else value

@@ -31,11 +31,6 @@ def wrapped(text: str, first: str, rest: str) -> str:
     )  # fmt: skip
 
 
-def visible_lines(text: str) -> str:
-    """A text of several lines that others wrote, each made visible."""
-    return "\n".join(map(visible, text.split("\n")))
-
-
 def join(*paragraphs: str) -> str:
     """Those that are not empty, an empty line between them."""
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)

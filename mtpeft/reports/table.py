@@ -31,8 +31,8 @@ class Table:
         rule = ["---" if i < self.words else "--:" for i in range(len(self.headings))]
         return ["| " + " | ".join(line) + " |" for line in [headings, rule, *rows]]
 
-    def html(self) -> str:
-        """A ``<table>``, safe to stand in a page's template as it is."""
+    def __html__(self) -> str:
+        """A ``<table>``; a page's template takes it as it is: ``{{ table }}``."""
         return render_page("table.html", table=self)
 
     def lines(self) -> Iterator[list[str]]:
@@ -59,8 +59,9 @@ class Table:
         headings, *rows = self.lines()
         table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
         for i, heading in enumerate(headings):  # a name is copied from the first column: it is never cut
-            justify = "left" if i < self.words else "right"
-            table.add_column(Text(heading), justify=justify, no_wrap=i == 0, overflow="fold")
+            table.add_column(
+                Text(heading), justify="left" if i < self.words else "right", no_wrap=i == 0, overflow="fold"
+            )
         for row in rows:
             table.add_row(*map(Text, row))
         with console.capture() as capture:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpeft.addresses import ParameterKey
 from mtpeft.backbone.extract import evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import MtpeftError
@@ -280,14 +281,15 @@ def evaluated(host: Host, loss: Any, batch: tuple[str, Tensor, list[dict[str, An
 
 def part_parameters(host: Host) -> dict[str, nn.Parameter]:
     """What trains in the parts, heads apart."""
-    return {name: p for name, p in host.trainable(host.tasks).items() if not name.startswith("head:")}
+    return {name: p for name, p in host.trainable(host.tasks).items() if ParameterKey.parse(name).kind == "part"}
 
 
 def owned(host: Host, owner: str) -> dict[str, Tensor]:
     """Copies of everything an owner has, its head included."""
     found = {name: t.detach().clone() for name, t in host.tensors(owner).items()}
     if owner != SHARED and owner in host.head_names:
-        found |= {f"head:{name}": t.clone() for name, t in host.head_of(owner).state_dict().items()}
+        head = host.head_names[owner]
+        found |= {str(ParameterKey("head", head, n)): t.clone() for n, t in host.head_of(owner).state_dict().items()}
     return found
 
 

@@ -29,9 +29,9 @@ class Progress(ABC):
     def tell(self, happening: Happening) -> None:
         """A stream that is closed, full or broken shows nothing, and stops no training."""
         with suppress(OSError):
-            self.show(happening)
+            self.draw(happening)
 
-    def show(self, happening: Happening) -> None:
+    def draw(self, happening: Happening) -> None:
         match happening:
             case StageBegan():
                 self.begin(happening, 0)

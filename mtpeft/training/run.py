@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtpeft.addresses import ParameterKey
 from mtpeft.backbone import Backbone
 from mtpeft.balancing import Balancer
 from mtpeft.config import Config
@@ -92,9 +93,8 @@ class Run:
 
     def learning_rate(self, parameter: str) -> float:
         """The peak rate of a parameter of `Host.trainable`: that of its method, or of heads."""
-        owner, _, rest = parameter.partition("/")
-        rates = self.learning_rates()
-        return rates["heads"] if ":" in owner else rates["methods"][rest.partition("/")[0]]
+        named, rates = ParameterKey.parse(parameter), self.learning_rates()
+        return rates["methods"][named.method] if named.kind == "part" else rates["heads"]
 
     def learning_rates(self) -> dict[str, Any]:
         """Peak rates, ``{"methods": {label: rate}, "heads": rate}``: the configuration's, else the methods' own.

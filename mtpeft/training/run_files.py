@@ -21,7 +21,7 @@ from mtpeft.training.position import Position
 from mtpeft.training.run import Run
 
 _PACKAGES = ("mtpeft", "torch", "torchvision", "timm", "safetensors")
-_MAY_CHANGE = ("optimizer", "output", "bench", "workers", "cache", "device", "origins")
+_MAY_CHANGE = ("optimizer", "output", "loggers", "tables", "workers", "cache", "device", "origins")
 
 
 def refuse_existing(path: Path, hint: str = "") -> None:

@@ -17,6 +17,7 @@ from mtpeft.data.opened import OpenedData
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.evaluation import ResultMatrix, TaskRecord
 from mtpeft.files import standing_folder
+from mtpeft.peft.configured import build_methods
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
 from mtpeft.plugins import create
@@ -39,13 +40,6 @@ def choose_device(name: str) -> torch.device:
     if int(number or 0) >= there.get(kind, 1):
         raise UsageError(f'device = "{name}", but this machine has no such device', hint="leave it out, or say cpu")
     return torch.device(name)
-
-
-def build_methods(config: Config) -> list[tuple[str, Method]]:
-    """The methods of a configuration under their labels, in the order written."""
-    return [
-        (m.label, create("methods", m.name, m.settings, f"methods.{m.label}", config.origin)) for m in config.methods
-    ]
 
 
 def build_tasks(config: Config) -> dict[str, Task]:

@@ -9,6 +9,7 @@ from itertools import tee
 import torch
 from torch import Tensor, nn
 
+from mtpeft.addresses import ParameterKey
 from mtpeft.data.loading import Loaded, Samples, Source, batches, draw, to_device
 from mtpeft.keyed_random import Cursor
 from mtpeft.peft.gradients import TaskGradients
@@ -59,7 +60,8 @@ class Stage:
     @property
     def idle(self) -> bool:
         """Whether nothing trains and no routine wants to see the batches."""
-        return not any(not name.startswith("balancer:") for name in self.parameters) and not self.routines.watch
+        trained = (name for name in self.parameters if ParameterKey.parse(name).kind != "balancer")
+        return next(trained, None) is None and not self.routines.watch
 
     # --- what trains
 
@@ -76,9 +78,9 @@ class Stage:
         run, settings = self.run, self.run.config.optimizer
         tasks = tasks_of(self.at.tasks, self.routines.trains())
         run.host.focus(tasks)
-        learned = {f"balancer:{i}": parameter for i, parameter in enumerate(run.balancer.parameters())}
+        learned = {str(ParameterKey("balancer", str(i))): p for i, p in enumerate(run.balancer.parameters())}
         self.parameters = run.host.trainable(tasks) | learned
-        self.at.trained |= {name.partition("/")[0]: self.at.stage for name in self.parameters}
+        self.at.trained |= {ParameterKey.parse(name).holder: self.at.stage for name in self.parameters}
         rates = {name: run.learning_rate(name) for name in self.parameters}
         self.optimizer = build_optimizer(
             self.parameters, rates, betas=settings.betas, weight_decay=settings.weight_decay

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from threading import Barrier
@@ -11,8 +12,9 @@ from threading import Barrier
 import pytest
 from PIL import Image
 
+from mtpeft.bench.identity import portable, remember, remember_data
 from mtpeft.bench.processes import Processes, run
-from mtpeft.bench.runner import Comparison, portable, remember, remember_data
+from mtpeft.bench.runner import Comparison
 from mtpeft.bench.table import comparable, markdown, ppt, rows, table
 from mtpeft.bench.trials import Record, Records, Trial
 from mtpeft.cli import main
@@ -251,6 +253,85 @@ def test_records_of_another_plan_are_not_mixed_in(recipe: Path) -> None:
         remember(comparison(recipe, "schedule.steps=2").config, plan.folder, recipe)
 
 
+def test_a_record_is_of_the_whole_configuration_that_it_was_made_with(recipe: Path, monkeypatch) -> None:
+    """Also of settings that no plan.toml and no name of a trial has: ``refit``, and factors of rates that collide."""
+    monkeypatch.setattr(Processes, "run", lambda self, config, *rest: Record(dict.fromkeys(config.tasks, 50.0)))
+    one = ['bench.methods=["bitfit"]', "bench.relative_to=[]", "bench.seeds=[0]"]
+    plan = comparison(recipe, *one)
+    plan.run(1, 1)
+    count, tested = len(plan.records.path.read_text().splitlines()), plan.test("bitfit", "cls", 0)
+    assert plan.missing() == comparison(recipe, *one).missing() == [] and count == 2 * (2 + 1)
+    refit = comparison(recipe, *one, "bench.refit=true")
+    assert all(refit.record(trial) for trial in refit.candidates("bitfit", "cls")), "they do not depend on it"
+    assert refit.record(tested) is None and plan.record(tested) is not None
+    other = comparison(recipe, *one, "bench.rate_factors={bitfit = 0.1}", "bench.learning_rates=[1e-2, 1e-1]")
+    assert other.candidates("bitfit", "cls") == plan.candidates("bitfit", "cls")
+    assert not any(other.record(trial) for trial in other.candidates("bitfit", "cls")), "heads learn ten times as fast"
+    assert other.config_of(tested).output.dir != plan.config_of(tested).output.dir
+    refit.run(1, 1)
+    assert len(refit.records.path.read_text().splitlines()) == count + 2
+    assert comparison(recipe, *one).record(tested) is not None, "those of the first plan are still there"
+
+
+def test_a_configuration_is_the_same_wherever_it_stands_and_however_it_is_said(recipe: Path, tmp_path: Path) -> None:
+    def identity(at: Path, *settings: str) -> str:
+        plan = Comparison(at, at.parent / "out", settings)
+        return plan.identity(plan.candidates("bitfit", "cls")[0])
+
+    first = identity(recipe)
+    elsewhere = tmp_path / "elsewhere" / recipe.name
+    shutil.copytree(recipe.parent / "pets", elsewhere.parent / "pets")
+    elsewhere.write_text(PLAN)
+    assert identity(elsewhere) == first
+    assert identity(recipe, "optimizer.warmup=0.1", "workers=1") == first, "its default, and how samples are loaded"
+    assert identity(recipe, "optimizer.warmup=0.2") != first
+    assert identity(recipe, "methods.bitfit.blocks=0-1") != first
+
+
+def test_a_record_without_a_configuration_counts_under_the_plan_beside_it(recipe: Path) -> None:
+    """As those that were made before records had one; one that says its own goes before it."""
+    plan = comparison(recipe)
+    trial = plan.candidates("bitfit", "cls")[0]
+    old = {"scores": {"cls": 50.0}, "costs": {}, "seconds": None, "memory_bytes": None, "over_stages": {}, "error": ""}
+    plan.records.path.write_text(json.dumps({"trial": asdict(trial), **old}) + "\n")
+    assert comparison(recipe).record(trial) == Record({"cls": 50.0})
+    plan.records = Records(plan.records.path)
+    plan.records.add(trial, Record({"cls": 60.0}, config=plan.identity(trial)))
+    assert comparison(recipe).record(trial).scores == {"cls": 60.0}
+
+
+def test_a_plan_of_an_older_version_lacks_what_is_new(recipe: Path) -> None:
+    plan = comparison(recipe)
+    remember(plan.config, plan.folder, recipe)
+    path = plan.folder / "plan.toml"
+    whole = path.read_text()
+    path.write_text(whole.replace("warmup = 0.1\n", "").replace('normalization = "backbone"\n', ""))
+    assert path.read_text() != whole
+    remember(plan.config, plan.folder, recipe)
+    assert path.read_text() == whole
+    path.write_text(whole.replace("warmup = 0.1\n", "warmup = 0.2\n"))
+    with pytest.raises(MtpeftError, match=r"another plan: optimizer\.warmup"):
+        remember(plan.config, plan.folder, recipe)
+    path.write_text("= 3")
+    with pytest.raises(MtpeftError, match="cannot be read"):
+        remember(plan.config, plan.folder, recipe)
+
+
+VTAB = Path(__file__).parents[2] / "tasks" / "recipes" / "vtab-1k.toml"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("name", ["bccd", "pacs", "carparts", "camvid"])
+def test_committed_records_are_still_those_of_their_recipe(name: str, tmp_path: Path) -> None:
+    recipe, folder = VTAB.with_name(f"{name}.toml"), tmp_path / name
+    folder.mkdir()
+    for file in ("plan.toml", "records.jsonl"):
+        shutil.copy(RESULTS / "real_sets" / name / file, folder)
+    plan = Comparison(recipe, folder, ["bench.seeds=[0]"])
+    remember(plan.config, folder, recipe)
+    assert len(rows(plan)) == 4 and plan.missing() == []
+
+
 def test_a_kept_plan_names_no_place_of_one_machine(recipe: Path) -> None:
     plan = comparison(recipe)
     remember(plan.config, plan.folder, recipe)
@@ -297,7 +378,6 @@ def test_a_sequence_is_compared_by_its_parts_and_over_its_stages(recipe: Path) -
     assert dict(zip(drawn.headings, drawn.rows[0], strict=True))["average incremental"] == "70.00"
 
 
-VTAB = Path(__file__).parents[2] / "tasks" / "recipes" / "vtab-1k.toml"
 FULL = (
     68.9, 87.7, 64.3, 97.2, 86.9, 87.4, 38.8,
     79.7, 95.7, 84.2, 73.9,
@@ -349,7 +429,7 @@ def test_a_method_that_breaks_is_a_row_that_says_so(recipe: Path, monkeypatch: p
     plan = comparison(recipe, 'bench.methods=["vpt-deep"]', "bench.relative_to=[]")
     monkeypatch.setattr("mtpeft.bench.runner.Processes.run", lambda *a: Record(error="vpt-deep needs tokens"))
     plan.run(1, 1)
-    assert plan.records.get(plan.candidates("vpt-deep", "cls")[0]).error
+    assert plan.record(plan.candidates("vpt-deep", "cls")[0]).error
     assert "vpt-deep on cls, other: vpt-deep needs tokens" in markdown(plan)
 
 
@@ -359,7 +439,7 @@ def test_records_survive_a_cut_off_line_and_say_where_they_are_damaged(tmp_path:
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:20])
     again = Records(path)
-    assert again.made == {trial: Record({"cls": 50.0})}
+    assert again.made == {trial: {"": Record({"cls": 50.0})}}
     again.add(Trial("lora", "cls", 1e-3, 1, "test"), Record(error="nan"))
     assert len(Records(path).made) == 2 and path.read_bytes().startswith(whole)
     path.write_bytes(b"{}\n" + whole)

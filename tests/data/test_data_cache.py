@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from support.letters import Letters
 
 from mtpeft.config import Overrides, load
@@ -80,6 +83,35 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
     for damaged in (b"", whole[:40], whole[:-1], bytes(len(whole))):
         file.write_bytes(damaged)
         assert np.array_equal(np.array(kept[0].image), np.array(first.image)) and file.read_bytes() == whole
+
+
+SOUND = {"name": "x", "order": ["label"], "plain": {"label": 3}, "tuples": []}
+PIXELS = torch.zeros(5, 3, 3, dtype=torch.uint8)
+FOREIGN = [
+    ({"image": PIXELS}, None),
+    ({"image": PIXELS}, "["),
+    ({"image": PIXELS}, "null"),
+    *(({"image": PIXELS}, json.dumps({**SOUND, **other})) for other in ({"order": ["x"]}, {"plain": 3}, {"more": 1})),
+    ({}, json.dumps(SOUND)),
+    ({"image": PIXELS.float()}, json.dumps(SOUND)),
+    ({"image": PIXELS[..., :2].contiguous()}, json.dumps(SOUND)),
+    ({"image": PIXELS[0]}, json.dumps(SOUND)),
+    ({"image": PIXELS, "target.more": PIXELS.clone()}, json.dumps(SOUND)),
+]
+
+
+@pytest.mark.parametrize(("tensors", "about"), FOREIGN)
+def test_a_file_with_another_header_is_made_anew(tensors: dict, about: str | None, tmp_path: Path) -> None:
+    whole = Given({"label": 3})
+    kept, file = Decoded(whole, tmp_path), tmp_path / "0.safetensors"
+    save_file(tensors, file, None if about is None else {"about": about})
+    assert kept[0].target == {"label": 3} and kept[0].name == whole[0].name and whole.reads == 2
+
+
+def test_what_is_no_file_is_made_anew(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0.safetensors")
+    whole = Given({"label": 3})
+    assert Decoded(whole, tmp_path)[0].target == {"label": 3} and (tmp_path / "0.safetensors").is_file()
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:

@@ -72,6 +72,14 @@ def test_task_aware_stands_beside_task_agnostic() -> None:
     assert summary["task_aware_average"] == 90
 
 
+def test_a_head_of_its_own_is_task_aware_already() -> None:
+    matrix = two()
+    matrix.cells[1, "b"] = right(27, 30)
+    summary = again(matrix)
+    assert [row["task_aware"] for row in summary["tasks"].values()] == [80, None]
+    assert summary["task_aware_average"] == 85
+
+
 def test_what_was_not_measured_is_null() -> None:
     matrix = ResultMatrix({"a": ACCURACY, "b": ACCURACY}, [["a"], ["b"]])
     for stage, name in [(0, "a"), (1, "a"), (1, "b")]:

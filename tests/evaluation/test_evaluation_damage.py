@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from mtpeft.errors import DataError, MtpeftError
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix, StageCosts, TaskRecord
+from mtpeft.files import read_json
 from mtpeft.reports.text import render
 from mtpeft.score import Form, Score
 
@@ -113,6 +115,27 @@ def test_a_value_that_was_changed_is_noticed(place: str) -> None:
         ResultMatrix.from_json(data)
 
 
+@pytest.mark.parametrize("depth", [100, 500, 900, 5_000, 100_000])
+@pytest.mark.parametrize(("opened", "closed"), [('{"a":', "}"), ("[", "]")])
+def test_nesting_is_read_or_refused(depth: int, opened: str, closed: str, tmp_path: Path) -> None:
+    deep = opened * depth + "1" + closed * depth
+    text = json.dumps(full()).replace('"per_class": {"a": [1, 2]}', f'"deep": {deep}')
+    assert deep in text
+    (tmp_path / "results.json").write_text(text)
+    try:
+        json.dumps(ResultMatrix.from_json(read_json(tmp_path / "results.json")).to_json())
+    except MtpeftError as error:
+        assert error.hint and depth > 100
+
+
+@pytest.mark.parametrize("number", ["1" * 5_000, "-" + "1" * 400, "1e999", "NaN", "-Infinity"])
+def test_numbers_that_are_none_are_refused(number: str, tmp_path: Path) -> None:
+    text = json.dumps(full()).replace('"correct": 45', f'"correct": {number}')
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError):
+        ResultMatrix.from_json(read_json(tmp_path / "results.json"))
+
+
 def change(path: str, value: Any) -> dict[str, Any]:
     data = full()
     *steps, last = path.split(".")
@@ -133,7 +156,7 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("matrix.0.form.import", "os", "matrix.0.form.import: is not a field"),
         ("matrix.0.detail.correct", -5, "has a detail.correct that holds -5"),
         ("matrix.0.detail.per_class", [float("nan")], "has a number in its detail that is not finite"),
-        ("matrix.0.task_aware.value", 3.0, "is 3.0, and its counts give 92.0"),
+        ("matrix.0.task_aware.value", 3.0, "has a task_aware score that is 3.0, and its counts give 92.0"),
         ("matrix.0.task_aware.value", None, "is None, and its counts give 92.0"),
         ("probes.0.stage", 2, "there is no stage 2"),
         ("probes.0.update", -1, "probes.0.update: input should be greater"),

@@ -15,10 +15,11 @@ from support.samples import GENERATORS
 from support.samples_made import CLASSES, COUNT, Made
 
 from mtpeft import plugins
+from mtpeft.addresses import DataAddress
 from mtpeft.data.reader import Reader
 from mtpeft.errors import DataError, UsageError
 from mtpeft.hookspecs import hookimpl
-from mtpeft.inspection import Choice, Survey, choose, page, stanza, survey
+from mtpeft.inspection import ReaderChoice, Survey, choose, page, stanza, survey
 from mtpeft.task import Dataset
 
 TYPES = {"folder": "cls", "voc": "det", "masks": "seg"}
@@ -65,7 +66,7 @@ def test_a_path_is_recognised(make, reader):
     made = make(reader)
     found = choose(str(made.root))
     assert (found.data, found.types[0], found.recognised) == (made.data, TYPES[reader], (reader,))
-    assert choose(made.data) == Choice(made.data, found.types)
+    assert choose(made.data) == ReaderChoice(DataAddress.parse(made.data), found.types)
 
 
 def test_what_several_readers_recognise_must_be_chosen(make, monkeypatch):
@@ -75,7 +76,7 @@ def test_what_several_readers_recognise_must_be_chosen(make, monkeypatch):
         choose(str(made.root))
     assert f"mtpeft data masks:{made.root} or mtpeft data voc:{made.root}" in caught.value.hint
     monkeypatch.setattr("mtpeft_tasks.readers.voc.Voc.gives", ("boxes",))
-    assert choose(str(made.root), "seg").reader == "masks"
+    assert choose(str(made.root), "seg").address.reader == "masks"
 
 
 def test_options_of_a_recognised_path(make):
@@ -114,7 +115,7 @@ def test_readers_of_plugins(make):
     ("data", "name"), [("voc:a/My Cells?x=1", "my-cells"), ("hf:user/beans", "beans"), ("voc:日", "voc")]
 )
 def test_a_task_is_named_by_its_data(data, name):
-    assert Choice(data, ("det",)).name == name
+    assert ReaderChoice(DataAddress.parse(data), ("det",)).name == name
 
 
 # reading
@@ -239,3 +240,14 @@ def test_the_stanza_is_a_recipes(make, tmp_path, monkeypatch):
     moved = tomllib.loads(stanza(found, tmp_path / "recipes"))
     assert moved["tasks"]["voc"]["data"] == "voc:../voc?degenerate=skip"
     assert tomllib.loads(stanza(look(made), tmp_path / "recipes"))["tasks"]["voc"]["data"] == made.data
+
+
+def test_a_path_with_a_question_mark_is_found_as_it_is_and_quoted_in_the_recipe(make, tmp_path):
+    made = make("voc")
+    place = made.root.rename(tmp_path / "what?degenerate=skip")
+    found = choose(str(place))
+    assert (found.address.path, found.address.options) == (str(place), ())
+    assert found.data == f"voc:{str(place).replace('?', '%3F')}"
+    assert choose(found.data) == ReaderChoice(found.address, found.types)
+    text = stanza(survey(found), tmp_path)
+    assert tomllib.loads(text)["tasks"][found.name]["data"] == found.data, "an absolute path stays"

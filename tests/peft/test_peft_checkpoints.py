@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtpeft.errors import NotApplicable
-from mtpeft.hosts import as_methods
+from mtpeft.peft.configured import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.testing.zoo import zoo
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mtpeft
-from mtpeft.hosts import as_methods
+from mtpeft.peft.configured import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.testing.zoo import zoo
 

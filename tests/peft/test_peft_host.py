@@ -15,7 +15,7 @@ from torch import nn
 
 import mtpeft
 from mtpeft.errors import MtpeftError, NotApplicable, UsageError
-from mtpeft.hosts import as_methods
+from mtpeft.peft.configured import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.peft.route import Route
 from mtpeft.testing.zoo import zoo

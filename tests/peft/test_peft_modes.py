@@ -8,7 +8,7 @@ from torch import nn
 
 import mtpeft
 from mtpeft.errors import NotApplicable
-from mtpeft.hosts import as_methods
+from mtpeft.peft.configured import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.testing.zoo import zoo
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtpeft.api import Method, Part, Site, WeightPart
 from mtpeft.errors import MtpeftError, NotApplicable, UsageError
-from mtpeft.hosts import as_methods
+from mtpeft.peft.configured import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing import zoo

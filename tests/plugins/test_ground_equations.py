@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mtpeft.errors import NotApplicable, UsageError
-from mtpeft.hosts import as_methods
+from mtpeft.peft.configured import as_methods
 from mtpeft.peft.host import Host
 from mtpeft.plugins import resolve
 from mtpeft.testing.zoo import zoo

@@ -12,6 +12,7 @@ from mtpeft.errors import MtpeftError
 from mtpeft.training import happenings
 from mtpeft.training.happenings import Channel, Happening, Measured, Remark, Stopwatch, Updated
 from mtpeft.training.listeners import Loggers
+from mtpeft.training.progress import Lines
 from mtpeft.training.session import Session
 
 KINDS = Happening.__subclasses__()
@@ -71,6 +72,28 @@ def test_an_update_says_its_rates_time_and_speed(tmp_path):
             assert told.measured.memory_bytes > 2**20
     for update in updates:
         assert update.measured.seconds * update.measured.images_per_second == pytest.approx(12)
+
+
+def test_an_update_asks_the_device_for_nothing(tmp_path, monkeypatch):
+    """Memory is looked at, and a device waited for, between updates only; a GPU would stand still meanwhile."""
+    from mtpeft.training import loop, run_files
+
+    asked, ear = [], Ear()
+    for module in (loop, run_files):
+        monkeypatch.setattr(module, "peak_memory", lambda device: asked.append(ear.told[-1].event) or 2**21)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda *given: asked.append("synchronize"))
+    Session.start(config(tmp_path / "run", "schedule.steps=9", "schedule.eval_every=3"), progress=ear).train()
+    assert asked.count("update") <= 3 and "synchronize" not in asked  # each evaluation follows an update
+    assert len(asked) == 2 * 4 + 1 + 1  # of two tasks, three times and at the end; the stage's, the run's
+
+
+def test_a_broken_display_stops_no_training(tmp_path, monkeypatch):
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr.write", full)
+    Session.start(config(tmp_path / "run", "schedule.steps=2"), progress=Lines(seconds=0)).train()
+    assert (tmp_path / "run" / "results.json").exists()
 
 
 def test_a_stopwatch_counts_from_its_making(monkeypatch):

@@ -25,6 +25,7 @@ class Timm(Exporter):
     def export(self, run: Run, task: str, path: Path) -> Exported:
         tensors, about = _merged(run, task)
         contiguous = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, save(contiguous, {"format": "pt", "mtpeft": json.dumps(about)}))
         return Exported(_how(about, path), about)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mtpeft.api import Fraction, Optimizer
+from mtpeft.api import Fraction, Optimizer, UsageError
 
 
 @dataclass
@@ -16,6 +16,10 @@ class Sgd(Optimizer):
 
     momentum: Fraction = 0.9
     nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise UsageError("nesterov = true needs a momentum", hint="set momentum, 0.9 say, or leave nesterov out")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)

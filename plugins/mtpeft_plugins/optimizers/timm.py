@@ -31,5 +31,5 @@ class Timm(Optimizer):
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         try:
             return timm.optim.create_optimizer_v2(groups, self.algorithm, **self.options)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(f"{self.algorithm} does not take {self.options}: {error}", hint="see timm.optim") from None

@@ -59,7 +59,8 @@ class Cityscapes(SplitReader):
         images = files.folder(root / "leftImg8bit")
         splits = {name: self._pairs(root, name) for name in SPLITS if (images / name).is_dir()}
         ids = range(max(EVALUATED) + 1)
-        values = Values(tuple(EVALUATED.get(id_, "") for id_ in ids), frozenset({IGNORED, *ids} - EVALUATED.keys()))
+        ignored = frozenset({IGNORED, *ids} - EVALUATED.keys())
+        values = Values(tuple(EVALUATED.get(id_, "") for id_ in ids), ignored, published=True)
         return masked(self, root, split, self.members(self.tested(splits), split, seed), values)
 
     def recognises(self, path: Path) -> bool:

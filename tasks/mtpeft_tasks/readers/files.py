@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,8 +94,17 @@ def only_regular(root: Path) -> None:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
-                elif not entry.is_file() and not entry.is_dir() and Path(entry.path).exists():
+                elif not entry.is_file(follow_symlinks=False) and _is_special(Path(entry.path)):
                     raise DataError(f'"{entry.path}" is no regular file', hint="remove it from the data")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether there is something that is neither file nor folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # a link that leads nowhere, or in a circle
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def beginning(path: Path, size: int) -> bytes:
@@ -265,16 +275,25 @@ def images_under(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def files_under(path: Path) -> Iterator[Path]:
-    """Every file in a folder and in all folders below it that are not hidden."""
-    met: set[tuple[int, int]] = set()
+    """Every file in a folder and in all folders below it that are not hidden; a folder named as an image is one.
+
+    A link that leads back to a folder around it is not followed.
+    """
+    known = suffixes()
+    met = {_identity(parent) for parent in (*path.absolute().parents, *path.resolve().parents)}
     for place, folders, names in os.walk(path, followlinks=True):
-        state = Path(place).stat()
-        if (state.st_dev, state.st_ino) in met:
+        if (identity := _identity(Path(place))) in met:
             folders.clear()
             continue
-        met.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+        met.add(identity)
+        images = [name for name in folders if is_image(Path(name), known)]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in images)
+        yield from (Path(place, name) for name in (*names, *images) if not name.startswith("."))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_dev, state.st_ino
 
 
 def read_lines(path: Path) -> list[str]:

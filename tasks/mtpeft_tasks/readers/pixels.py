@@ -30,10 +30,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Values:
-    """What mask values stand for: ``classes[i]`` is the name of value i; ``ignored`` values stand for nothing."""
+    """What mask values stand for.
+
+    Attributes:
+        classes: the name of each value.
+        ignored: values that stand for nothing.
+        published: the layout itself fixes the names, so that data need not show them all.
+    """
 
     classes: tuple[str, ...]
     ignored: frozenset[int]
+    published: bool = False
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -74,14 +81,18 @@ class Masked(Dataset):
         return frozenset(self.classes[row] for row in rows.tolist() if row != IGNORED)
 
     def manifest(self) -> dict[str, Any]:
-        """The histogram counts pixels."""
+        """The histogram counts pixels; of published names, it has those that are shown."""
         stated = [f"{pair}\t{files.stated(pair.image, pair.mask)}" for pair in self.pairs]
         counts = np.bincount(self.table, weights=self.pixels, minlength=256)[: len(self.classes)]
         return {
             "count": len(self),
             "sha256": files.digest([*stated, *map(str, self.pixels.tolist())]),
             "classes": list(self.classes),
-            "histogram": {name: int(count) for name, count in zip(self.classes, counts, strict=True)},
+            "histogram": {
+                name: int(count)
+                for name, count in zip(self.classes, counts, strict=True)
+                if count or not self.values.published
+            },
         }
 
 

@@ -184,7 +184,7 @@ def _pair(root: Path, name: str, pictures: dict[str, Path]) -> Pair:
 def _values(root: Path) -> Values:
     """What the values of masks stand for."""
     file, ignored = root / "classes.txt", frozenset({IGNORED})
-    return listed(file, ignored) if file.is_file() else Values(CLASSES, ignored)
+    return listed(file, ignored) if file.is_file() else Values(CLASSES, ignored, published=True)
 
 
 def _objects(file: Path, shift: float) -> tuple[Object, ...]:

@@ -77,8 +77,7 @@ def kinds_of_files(made: Made, everywhere: bool) -> list[Path]:
 def test_readers_never_wait(tmp_path: Path, reader: str, special: Callable[[Path], None]) -> None:
     made = GENERATORS[reader](tmp_path / "data", [f"n{number:02}" for number in range(COUNT)])
     read_all(made)
-    walked = special is folder and reader == "yolo"  # a folder below the images is one more folder of images
-    pictures = set() if walked else {*made.images, *made.masks}
+    pictures = {*made.images, *made.masks}
     for file in kinds_of_files(made, everywhere=special is fifo):
         kept = file.rename(tmp_path / "kept")
         special(file)

@@ -11,8 +11,10 @@ import pytest
 from support.recipe_layouts import LAYOUTS
 from support.torchvision_samples import HASHED
 
-from mtpeft.bench.runner import Comparison, manifests
-from mtpeft.config import Config, Overrides, load, load_plan
+from mtpeft.bench.identity import manifests
+from mtpeft.bench.plan import load_plan
+from mtpeft.bench.runner import Comparison
+from mtpeft.config import Config, Overrides, load
 from mtpeft.data.split_classes import split_classes
 from mtpeft.files import read_json
 from mtpeft.training.dry_run import rehearse
