@@ -266,8 +266,8 @@ def test_a_method_scores_what_it_has_on_validation_samples(tmp_path):
     run = setup(config(tmp_path / "run", "seed=4"))
     loop = Loop(run, Quiet())
     loop.do(next(run.events()))
-    context, opened = loop.stage.context, dict(run._data)
-    run._data = {key: data for key, data in opened.items() if key[1] != "test"}
+    context, opened = loop.stage.context, dict(run.data._opened)
+    run.data._opened = {key: data for key, data in opened.items() if key[1] != "test"}
     run.tasks["a"].dataset = lambda split, seed: pytest.fail(f"it opened {split}")
     run.host.train()
     before = torch.get_rng_state()
