@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -20,8 +20,10 @@ from mtpeft.files import standing_folder
 from mtpeft.peft.configured import build_methods
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
+from mtpeft.peft.routine import Routine
 from mtpeft.plugins import create
 from mtpeft.recipe import RANDOM_WEIGHTS
+from mtpeft.settings import byte_count
 from mtpeft.task import Task
 from mtpeft.training.checkpoint import current_state
 from mtpeft.training.declared import check_declarations
@@ -75,6 +77,7 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
     host.checkpointing(config.optimizer.checkpointing)
     check_groups(tasks, host)
+    limit_memory(host, None if config.memory is None else byte_count(config.memory))
     types = {name: task.type for name, task in config.tasks.items()}
     check_declarations(config, host.methods, inherited)
     seed = config.seed if config.data_seed is None else config.data_seed
@@ -87,6 +90,17 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     if check_data:
         check_labels(run)
     return run
+
+
+def limit_memory(host: Host, budget: int | None) -> None:
+    """Let all routines keep samples within one budget of bytes; an image counts as its pixels."""
+    routines = {name: cast("Routine[Any]", routine) for name, routine in host.routines.items()}
+    pixels = host.image_size[0] * host.image_size[1]
+    for name, routine in routines.items():
+        memory = routine.memory
+        memory.owner, memory.budget = name, budget
+        memory.sample_bytes = pixels * host.sites[-1].model.input_channels
+        memory.beside = tuple(other.memory for other in routines.values() if other is not routine)
 
 
 def check_labels(run: Run) -> None:
