@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import perf_counter, process_time
 
 from mtpeft.schedule import Batch, Begin, End, Evaluate, Event, Update
@@ -118,13 +118,11 @@ class Loop:
         with self.run.autocast():
             losses = self.stage.task_losses(loaded)
         values = check_losses(losses, self.at)
-        part = portion(event)
+        part, whole = portion(event, event.quota), portion(event, event.whole or event.quota)
         total = part * self.run.balancer.combine({n: loss * (event.share(n) / part) for n, loss in losses.items()})
-        for penalty in self.stage.routines.penalties():
-            total = total + part * penalty
-        if total.requires_grad:
-            total.backward()
-        self.stage.add(values, event)
+        penalties = [whole * penalty for penalty in self.stage.routines.penalties()]
+        self.stage.backward(total, penalties)
+        self.stage.add(loaded, values, event)
 
     def update(self, event: Update) -> None:
         """One optimizer step, and no gradient left behind; none where nothing trains."""
@@ -139,7 +137,7 @@ class Loop:
         factor = rate(event.step, self.at.steps, round(settings.warmup * self.at.steps))
         set_rate(stage.optimizer, factor)
         stage.optimizer.step()
-        stage.routines.after_step()
+        stage.after_step()
         stage.optimizer.zero_grad(set_to_none=True)
         losses = stage.finish_update()
         self.at.step, self.at.updates = event.step + 1, self.at.updates + 1
@@ -178,6 +176,7 @@ class Loop:
         self.at.open = False
 
 
-def portion(event: Batch) -> float:
-    """Which part of its update a batch is."""
-    return sum(event.quota.values()) / sum((event.whole or event.quota).values())
+def portion(event: Batch, tasks: Iterable[str]) -> float:
+    """Which part of its update's samples of some tasks a batch has."""
+    whole = event.whole or event.quota
+    return sum(event.quota.values()) / sum(whole[name] for name in tasks)
