@@ -82,7 +82,9 @@ class Stage:
         tasks = tasks_of(self.at.tasks, self.routines.trains())
         run.host.focus(tasks)
         learned = {str(ParameterKey("balancer", str(i))): p for i, p in enumerate(run.balancer.parameters())}
-        self.parameters = run.host.trainable(tasks) | learned
+        trained = run.host.trainable(tasks)
+        self.parameters = trained | learned
+        self.at.parameters = max(self.at.parameters, sum(parameter.numel() for parameter in trained.values()))
         self.at.trained |= {ParameterKey.parse(name).holder: self.at.stage for name in self.parameters}
         rates = {name: run.learning_rate(name) for name in self.parameters}
         self.optimizer = build_optimizer(

@@ -91,8 +91,10 @@ PROPERTIES: dict[Callable[[Path], None], Mutant] = {
     annealing_ends_at_its_end: Mutant(Interleaved, "_draws", "steps // length - 1", "steps // length"),
     one_state_is_kept: Mutant(checkpoint, "save_state", "other.is_dir() and other.name != name", "False"),
     a_bias_that_timm_does_not_save_is_refused: Mutant(merging, "_check_bias", "if not model.saves(*key)", "if False"),
-    a_group_is_evaluated_without_its_task: Mutant(Host, "_evaluated", "None if self.heads.in_group(task) else task", "task"),
-}  # fmt: skip
+    a_group_is_evaluated_without_its_task: Mutant(
+        Host, "_evaluated", "None if self.heads.in_group(task) else task", "task"
+    ),
+}
 
 
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)

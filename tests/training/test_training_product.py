@@ -302,18 +302,29 @@ def test_hard_cases(case: Case) -> None:
 MUTANTS = {
     "accumulation with a learned balancer": Mutant(Loop, "batch", "total = part * ", "total = "),
     "penalty with accumulation": Mutant(Loop, "batch", "[whole * penalty", "[penalty"),
-    "penalty with task gradients, by a pass": Mutant(Routines, "penalties", "with _ungathered(self.context.host.running):", "if True:"),
-    "penalty with task gradients, by the batch": Mutant(Stage, "backward", "with self.gradients.set_aside():", "if True:"),
+    "penalty with task gradients, by a pass": Mutant(
+        Routines, "penalties", "with _ungathered(self.context.host.running):", "if True:"
+    ),
+    "penalty with task gradients, by the batch": Mutant(
+        Stage, "backward", "with self.gradients.set_aside():", "if True:"
+    ),
     "different tasks in one step, rows": Mutant(
         gradients_module.TaskGradients, "begin", "if task not in self._views:", "if True:"
     ),
-    "different tasks in one step, scalar": Mutant(Loop, "batch", "portion(event, event.quota), portion", "portion(event, event.whole), portion"),
+    "different tasks in one step, scalar": Mutant(
+        Loop, "batch", "portion(event, event.quota), portion", "portion(event, event.whole), portion"
+    ),
     "rows of different tasks refused": Mutant(
-        gradients_module.TaskGradients, "begin", "for task in route.tasks:", "assert not self._views\n    for task in route.tasks:"
+        gradients_module.TaskGradients,
+        "begin",
+        "for task in route.tasks:",
+        "assert not self._views\n    for task in route.tasks:",
     ),
     "loss_weight in rlw": Mutant(Rlw, "combine", "self.weights[task] * loss", "loss"),
-    "losses of rows": Mutant(Stage, "aggregate", "losses[task] for task in tasks", "losses[tasks[0]] for task in tasks"),
-}  # fmt: skip
+    "losses of rows": Mutant(
+        Stage, "aggregate", "losses[task] for task in tasks", "losses[tasks[0]] for task in tasks"
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MUTANTS)
