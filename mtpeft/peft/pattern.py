@@ -9,42 +9,12 @@ from fnmatch import fnmatchcase
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft.sites import Site
 
-COMMON = frozenset(
-    [
-        "attn",
-        "attn.q",
-        "attn.k",
-        "attn.v",
-        "attn.qkv",
-        "attn.kv",
-        "attn.proj",
-        "mlp",
-        "mlp.fc1",
-        "mlp.fc2",
-        "norm1",
-        "norm2",
-        "tokens",
-        "middle",
-        "block",
-        "features",
-        "linear",
-        "slice",
-        "conv",
-        "grouped-conv",
-        "norm",
-        "attention",
-        "bias",
-        "norm-parameter",
-        "gain",
-        "position",
-        "prefix",
-        "parameter",
-        "patch_embed",
-        "pos_embed",
-        "cls_token",
-        "final_norm",
-    ]
-)
+COMMON = {
+    "attn", "attn.q", "attn.k", "attn.v", "attn.qkv", "attn.kv", "attn.proj", "mlp", "mlp.fc1", "mlp.fc2", "norm1",
+    "norm2", "tokens", "middle", "block", "features", "linear", "slice", "conv", "grouped-conv", "norm", "attention",
+    "bias", "norm-parameter", "gain", "position", "prefix", "parameter", "patch_embed", "pos_embed", "cls_token",
+    "final_norm",
+}  # fmt: skip
 """Terms that some family has: beside others that match, they may match nothing."""
 
 
