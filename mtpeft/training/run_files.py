@@ -15,7 +15,7 @@ from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.errors import UsageError
 from mtpeft.evaluation import ResultMatrix
-from mtpeft.files import read_json
+from mtpeft.files import read_json, within
 from mtpeft.plugins import manager
 from mtpeft.training.run import Run
 
@@ -84,5 +84,5 @@ def read_results(folder: Path) -> ResultMatrix:
     Raises:
         MtpeftError: if there are none, or they are damaged.
     """
-    path = folder / "results.json" if folder.is_dir() else folder
+    path = within(folder, "results.json") if folder.is_dir() else folder
     return ResultMatrix.from_json(read_json(path), str(path))
