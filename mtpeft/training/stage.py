@@ -45,6 +45,7 @@ class Stage:
             stages=run.stages(),
             step=at.step,
             steps=at.steps,
+            classes={name: tuple(run.dataset(name, "train").classes) for name in at.tasks},
             batches=self.one_pass,
             load=self.by_key,
             loss=self.loss,
