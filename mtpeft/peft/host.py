@@ -18,7 +18,7 @@ from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft import merging
-from mtpeft.peft.assembly import Assembly, check_methods
+from mtpeft.peft.assembly import Assembly, check_methods, overrides_answer, overrides_encode
 from mtpeft.peft.contents import describe, take
 from mtpeft.peft.gradients import TaskGradients
 from mtpeft.peft.method import Method, Stateful
@@ -176,13 +176,8 @@ class Host(nn.Module):
     def _encode(self, images: Tensor, route: Route) -> Features:
         if self.running.gradients is not None:
             self.running.gradients.begin(route)
-        method = self._overrides("encode")
+        method = next(filter(overrides_encode, self.methods.values()), None)
         return self.run(images, route) if method is None else method.encode(self, images, route)
-
-    def _overrides(self, door: str) -> Method | None:
-        """The one method that overrides ``encode`` or ``answer``."""
-        overriding = (m for m in self.methods.values() if getattr(type(m), door) is not getattr(Method, door))
-        return next(overriding, None)
 
     def each(self, images: Tensor, tasks: Sequence[str]) -> dict[str, Features]:
         """Features of the same ``images (B, C, H, W)`` for several tasks.
@@ -192,7 +187,7 @@ class Host(nn.Module):
         for task in tasks:
             self._known(task)
         size, names = len(images), list(tasks)
-        if self._overrides("encode") or len(names) == 1 or self.running.gradients is not None:
+        if any(map(overrides_encode, self.methods.values())) or len(names) == 1 or self.running.gradients is not None:
             features = self(torch.cat([images] * len(names)), [name for name in names for _ in range(size)])
         else:
             features = self.running.each(images, names)
@@ -208,15 +203,16 @@ class Host(nn.Module):
             return {task: self._evaluated(task, images) for task, images in batches.items()}
         names = [task for task, images in batches.items() for _ in range(len(images))]
         features = self(torch.cat(list(batches.values())), names if len(batches) > 1 else names[0])
-        answers, start = {}, 0
+        given, start = {}, 0
         for task, images in batches.items():
             own = features[start : start + len(images)]
-            answers[task] = Answer(self.head_of(task)(own), own)
+            given[task] = Answer(self.head_of(task)(own), own)
             start += len(images)
-        return answers
+        return given
 
     def _evaluated(self, task: str, images: Tensor) -> Answer:
-        told, head, method = None if self.heads.in_group(task) else task, self.head_of(task), self._overrides("answer")
+        told, head = None if self.heads.in_group(task) else task, self.head_of(task)
+        method = next(filter(overrides_answer, self.methods.values()), None)
         if method is not None:
             return Answer(method.answer(self, images, told, head))
         features = self(images, told)
