@@ -95,9 +95,8 @@ def costs(run: Run, at: Position) -> Costs:
 
 def is_isolated(run: Run, name: str) -> bool:
     """Whether of all that acts for a task, head included, nothing that is trained belongs to another owner."""
-    parts = run.host.parts.active_parts(name, run.host.tasks)
-    others = (placed for placed in parts if placed.owner != name)
-    return not run.tasks[name].group and not any(True for placed in others for _ in placed.part.parameters())
+    own = {name, f"head:{run.host.head_names.get(name)}"}
+    return not run.tasks[name].group and run.host.ownership.acting(name) <= own
 
 
 def peak_memory(device: torch.device) -> int:

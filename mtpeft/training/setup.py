@@ -19,7 +19,7 @@ from mtpeft.evaluation import ResultMatrix, TaskRecord
 from mtpeft.files import standing_folder
 from mtpeft.peft.configured import build_methods
 from mtpeft.peft.host import Host
-from mtpeft.peft.method import Method
+from mtpeft.peft.method import must_be_told
 from mtpeft.plugins import create
 from mtpeft.recipe import RANDOM_WEIGHTS
 from mtpeft.task import Task
@@ -117,9 +117,7 @@ def check_groups(tasks: Mapping[str, Task], host: Host) -> None:
     """
     grouped = [name for name, task in tasks.items() if task.group]
     for label, method in host.methods.items():
-        own = type(method).encode is Method.encode and type(method).answer is Method.answer
-        lost = own and method.owners(None, grouped) == ()
-        if grouped and (method.declares.needs_task_id or lost):
+        if grouped and must_be_told(method, grouped):
             message = f'task "{grouped[0]}" is in a group, and {label} must know the task of each test image'
             raise UsageError(message, hint=f"take scope = shared for {label}, or leave group out")
 
