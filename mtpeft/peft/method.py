@@ -15,6 +15,7 @@ from mtpeft.peft.declarations import Declarations
 
 if TYPE_CHECKING:
     from mtpeft.backbone.features import Features, FeaturesInfo
+    from mtpeft.peft.memory import Memory
     from mtpeft.peft.parts import Part
     from mtpeft.peft.route import Route
     from mtpeft.peft.sites import Site
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 class Stateful(Protocol):
     """What a method keeps beside its parts: `mtpeft.peft.routine.Routine` is one."""
+
+    memory: Memory
 
     def kept(self) -> dict[str, Tensor]:
         """Everything that must survive, by name."""
@@ -34,6 +37,13 @@ class Passes(Protocol):
     """What `Method.encode` and `Method.answer` may ask of the host."""
 
     training: bool
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks met so far."""
+
+    def head_of(self, task: str) -> Any:
+        """The head of a task; tasks of a group share one."""
 
     def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
         """A pass of the adapted backbone; ``given`` are tensors ``(B, ...)`` for parts (`Part.given`)."""
@@ -119,3 +129,9 @@ class Method(ABC):
         """
         if not condition:
             raise UsageError(message, hint=hint)
+
+
+def must_be_told(method: Method, tasks: Sequence[str]) -> bool:
+    """Whether none of the method's parts act for images of ``tasks`` whose task testing does not tell."""
+    own = type(method).encode is Method.encode and type(method).answer is Method.answer
+    return method.declares.needs_task_id or (own and method.owners(None, tasks) == ())
