@@ -583,7 +583,6 @@ class Raising(Routine[Method]):
         raise ValueError("steps are\nnot for me")
 
 
-
 @dataclass
 class RaisesInAHook(Sound):
     """One of its hooks is wrong."""
