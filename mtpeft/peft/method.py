@@ -35,6 +35,13 @@ class Passes(Protocol):
 
     training: bool
 
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks met so far."""
+
+    def head_of(self, task: str) -> Any:
+        """The head of a task; tasks of a group share one."""
+
     def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
         """A pass of the adapted backbone; ``given`` are tensors ``(B, ...)`` for parts (`Part.given`)."""
 
