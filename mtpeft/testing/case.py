@@ -129,6 +129,10 @@ class Case:
         training.end()
         return losses
 
+    def trains(self, host: Host, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Further tasks that training ``tasks`` trains, as the method's routine says."""
+        return Training(self, host, tasks, steps=1, rate=0.0).routines.trains()
+
     def close(self, mine: Any, other: Any, what: str, tolerance: float = TOLERANCE) -> None:
         """Expects two outputs to agree to ``tolerance`` of the larger one's size (of 1, where it is smaller than 1)."""
         distance = difference(mine, other)
