@@ -115,23 +115,33 @@ def leaves_the_backbone_alone(case: Case) -> None:
 
 
 def isolates_tasks(case: Case) -> None:
-    """Training one task, adding one and removing one leave every tensor that another owns bit-identical."""
+    """Training one task, adding one and removing one leave every tensor that another owns bit-identical.
+
+    Replay and distillation train earlier tasks too, and say so; outputs may move where the other's parts act for both.
+    """
     host = case.host(("a", "b"), random=True)
     images, mine = case.images(host), owned(host, "a")
+    alone = "a" not in Training(case, host, ["b"], steps=1, rate=0.0).routines.trains()
+    apart = "b" not in host.ownership.acting("a")
     with torch.no_grad():
         before = host.predict(images, "a")
     train(case, host, ["b"])
-    case.same(owned(host, "a"), mine, "tensors of task a before and after training b")
-    if not host.shared_parameters():
+    if alone:
+        case.same(owned(host, "a"), mine, "tensors of task a before and after training b")
+    if alone and apart and not host.shared_parameters():
         with torch.no_grad():
             case.same(host.predict(images, "a"), before, "outputs of task a before and after training b")
+    mine = owned(host, "a")
     with torch.no_grad():
         before = host.predict(images, "a")
     host.add_task("later")
     host.remove_task("b")
     case.same(owned(host, "a"), mine, "tensors of task a before and after adding and removing others")
-    with torch.no_grad():
-        case.same(host.predict(images, "a"), before, "outputs of task a before and after adding and removing others")
+    if apart:
+        with torch.no_grad():
+            case.same(
+                host.predict(images, "a"), before, "outputs of task a before and after adding and removing others"
+            )
 
 
 def copies_are_independent(case: Case) -> None:
