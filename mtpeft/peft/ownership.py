@@ -101,8 +101,8 @@ class Ownership:
 
     def acting(self, task: str) -> frozenset[str]:
         """The owners and ``head:NAME`` whose trained tensors act for ``task``."""
-        owners = {part.owner for part in self.parts.active_parts(task, self.tasks) if _numel(part.part.parameters())}
-        owners |= {task} if self._parameters(task) else set()
+        owners = {task, *(part.owner for part in self.parts.active_parts(task, self.tasks))}
+        owners = {owner for owner in owners if self._parameters(owner)}
         head = self.heads.of_task.get(task)
         return frozenset(owners | ({f"head:{head}"} if head is not None else set()))
 
