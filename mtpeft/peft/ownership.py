@@ -103,9 +103,8 @@ class Ownership:
     def acting(self, task: str) -> frozenset[str]:
         """The owners and ``head:NAME`` whose trained tensors act for ``task``."""
         active = self.parts.active_parts(task, self.tasks)
-        owners = {part.owner for part in active}
+        owners = {task, *(part.owner for part in active)}
         owners = {owner for owner in owners if self._parameters(owner)}  # perhaps all in what its parts share
-        owners |= {task} if self._parameters(task) else set()
         copies = [m.copies for part in active for m in part.part.modules() if isinstance(m, PerTask) and m.together]
         owners |= {other for held in copies for other in held}
         head = self.heads.of_task.get(task)
