@@ -5,17 +5,20 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.errors import UsageError
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix
 from mtpeft.files import read_json
+from mtpeft.peft.method import Method
 from mtpeft.plugins import manager
 from mtpeft.training.position import Position
 from mtpeft.training.run import Run
@@ -74,8 +77,9 @@ def manifest(run: Run, origin: dict[str, Any]) -> dict[str, Any]:
 def costs(run: Run, at: Position) -> Costs:
     """What the training has cost so far."""
     count = run.host.count()
-    methods = run.host.methods.values()
-    statistics = [tensor for routine in run.host.routines.values() for tensor in routine.kept().values()]
+    routines, statistics = run.host.routines.values(), count.buffers
+    for routine in routines:
+        statistics += _bytes(routine.kept()) - _bytes(routine.memory.state())
     return Costs(
         Parameters(
             count.shared,
@@ -83,14 +87,25 @@ def costs(run: Run, at: Position) -> Costs:
             dict(count.heads),
             run.backbone_parameters,
         ),
-        statistics_bytes=count.buffers + sum(tensor.numel() * tensor.element_size() for tensor in statistics),
+        statistics_bytes=statistics,
+        memory_bytes=sum(routine.memory.bytes for routine in routines),
         seconds=at.seconds,
         cpu_seconds=at.cpu_seconds,
         peak_memory_bytes=peak_memory(run.device),
         images_per_second=at.images / at.seconds if at.seconds else None,
-        inference_passes=max((method.declares.inference_passes for method in methods), default=1),
+        inference_passes=max((passes(method, len(run.host.tasks)) for method in run.host.methods.values()), default=1),
         isolated=tuple(name for name in run.host.tasks if is_isolated(run, name)),
     )
+
+
+def passes(method: Method, tasks: int) -> int:
+    """Passes over the backbone for one image whose task is not told."""
+    declares = method.declares
+    return declares.inference_passes * (max(tasks, 1) if declares.passes_per_task else 1)
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def is_isolated(run: Run, name: str) -> bool:
