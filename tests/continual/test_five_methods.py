@@ -6,7 +6,6 @@ They are trained through a `Session`, resumed in the second stage, continued by 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,18 +176,12 @@ def test_unless_a_routine_watches(modes: list[bool], tmp_path: Path, monkeypatch
     assert sum(modes) == 6
 
 
-class Recording(Routine[Consolidation]):
-    """Notes its hooks, the host's mode, and whether gradients are on."""
-
-    def noted(self) -> Iterator[tuple[str, bool]]:
-        return iter(self.__dict__.setdefault("calls", []))
-
-
-def _noting(name: str) -> Any:
+def noting(calls: list[tuple[str, bool]], name: str) -> Any:
+    """A hook that notes its name and the host's mode."""
     hook = getattr(Routine, name)
 
     def note(self: Any, context: Any, *args: Any) -> Any:
-        self.__dict__.setdefault("calls", []).append((name, context.host.training))
+        calls.append((name, context.host.training))
         return hook(self, context, *args)
 
     return note
@@ -196,14 +189,14 @@ def _noting(name: str) -> Any:
 
 IN_EVALUATION = ("calibrate", "begin_stage", "settle", "end_stage")
 IN_TRAINING = ("begin_update", "adjust", "penalty", "after_backward", "after_step")
-for _name in (*IN_EVALUATION, *IN_TRAINING):
-    setattr(Recording, _name, _noting(_name))
 
 
 def test_a_run_calls_the_hooks_in_the_documented_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Consolidation, "routine", Recording)
-    session = trained(digits(tmp_path / "run", "consolidation"))
-    calls = list(session.run.host.routines["consolidation"].noted())
+    calls: list[tuple[str, bool]] = []
+    hooks = {name: noting(calls, name) for name in (*IN_EVALUATION, *IN_TRAINING)}
+    recording = type("Recording", (Routine,), hooks)
+    monkeypatch.setattr(Consolidation, "routine", lambda self: recording(self))
+    trained(digits(tmp_path / "run", "consolidation"))
     stage = ["calibrate", "begin_stage", *IN_TRAINING * 3, "settle", "end_stage", "settle"]
     assert [name for name, _ in calls] == stage * 2
     assert all(training is (name in IN_TRAINING) for name, training in calls)
