@@ -49,7 +49,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch
         (folder / "inner" / "a").write_text("a")
 
     files.write_folder(tmp_path / "folder", fill)
-    assert told == [("inner", False), ("a", False), ("folder.tmp", False), (tmp_path.name, True)]
+    assert told == [("inner", False), ("a", False), (".folder.mtpeft-new", False), (tmp_path.name, True)]
 
 
 def test_safetensors_without_space_is_the_same_sentence(tmp_path):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from support.training_toy import Toy, config
 
-from mtpeft.training.run import setup
 from mtpeft.training.run_files import is_isolated
+from mtpeft.training.setup import setup
 
 
 def isolated(folder, method: str) -> list[bool]:
