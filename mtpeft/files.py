@@ -453,7 +453,7 @@ def read_tensors(path: Path, missing: str = "the file is damaged; take it from a
     except FileNotFoundError as error:
         raise MtpeftError(f'"{path}" is missing', hint=missing) from error
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise _damaged(path, error) from error
+        raise DataError(f'"{path}" is truncated or damaged: {error}', hint="take it from a copy") from error
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

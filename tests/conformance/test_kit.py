@@ -42,6 +42,7 @@ FOUND = {
     broken.NeverLearns: "declares_itself",
     broken.Undocumented: "declares_itself",
     broken.MisspeltHook: "spells_what_it_overrides",
+    broken.HookOnTheMethod: "spells_what_it_overrides",
     broken.MisspellsInItsPart: "spells_what_it_overrides",
     broken.NoPattern: "builds_parts",
     broken.ForgetsToReturn: "refuses_in_one_sentence",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Declarations, LowRankPart, Method, OutputPart, Site, WeightPart, zeros
+from mtpeft.api import Context, Declarations, LowRankPart, Method, OutputPart, Routine, Site, WeightPart, zeros
 
 
 class Factors(LowRankPart):
@@ -320,11 +320,24 @@ class Undocumented(Sound):
 Undocumented.__doc__ = "Undocumented(scope: str = 'shared')"  # what dataclass writes where nobody has
 
 
+class Misspelt(Routine):
+    def after_bakward(self, context: Context) -> None:
+        raise AssertionError
+
+
 @dataclass
 class MisspeltHook(Sound):
     """Its hook never runs."""
 
-    def after_bakward(self, context: object) -> None:
+    def routine(self) -> Misspelt:
+        return Misspelt(self)
+
+
+@dataclass
+class HookOnTheMethod(Sound):
+    """Its hook is no routine's, and never runs."""
+
+    def after_backward(self, context: Context) -> None:
         raise AssertionError
 
 
@@ -484,12 +497,17 @@ class CountsForNothing(Sound):
     declares = replace(Sound.declares, needs_task_count=True)
 
 
+class SharingOut(Routine):
+    def begin_stage(self, context: Context) -> None:
+        assert 1 / context.stages <= 1
+
+
 @dataclass
 class SharesOutStages(Sound):
     """Asks how many stages there will be, and does not say that it must know."""
 
-    def begin_stage(self, context) -> None:
-        self.share = 1 / context.stages
+    def routine(self) -> SharingOut:
+        return SharingOut(self)
 
 
 @dataclass
@@ -501,14 +519,11 @@ class TwoPasses(Sound):
         return host.run(images, route)
 
 
-@dataclass
-class ForgetsItsSteps(Sound):
-    """Shrinks what it trains by a step count that no restart survives."""
+@dataclass(eq=False)
+class Shrinking(Routine):
+    steps: int = 0
 
-    def __post_init__(self) -> None:
-        self.steps = 0
-
-    def after_step(self, context) -> None:
+    def after_step(self, context: Context) -> None:
         self.steps += 1
         with torch.no_grad():
             for parameter in context.host.shared_parameters().values():
@@ -516,11 +531,24 @@ class ForgetsItsSteps(Sound):
 
 
 @dataclass
+class ForgetsItsSteps(Sound):
+    """Shrinks what it trains by a step count that no restart survives."""
+
+    def routine(self) -> Shrinking:
+        return Shrinking(self)
+
+
+class Raising(Routine):
+    def after_step(self, context: Context) -> None:
+        raise ValueError("steps are\nnot for me")
+
+
+@dataclass
 class RaisesInAHook(Sound):
     """One of its hooks is wrong."""
 
-    def after_step(self, context) -> None:
-        raise ValueError("steps are\nnot for me")
+    def routine(self) -> Raising:
+        return Raising(self)
 
 
 class OnlyABuffer(OutputPart):

@@ -182,26 +182,23 @@ class Halved(Dropped):
             self.cut()
 
 
-class Halving(Routine["Shrinking"]):
-    """From the third update on, only half of each part is left."""
-
-    def begin_update(self, context: Context) -> bool:
-        placed = context.host.parts_of(self.method, context.tasks)
-        parts = [at_site.part for at_site in placed if len(at_site.part.A) > 1]
-        for part in parts if context.step == 2 else ():
-            part.cut()
-        return context.step == 2 and bool(parts)
-
-
 @dataclass
 class Shrinking(Toy):
-    """Loses half of itself in training."""
+    """From the third update on, only half of it is left."""
 
     def part(self, site: Any) -> Dropped:
         return Halved(site.shape[1], site.out_features)
 
-    def routine(self) -> Halving:
-        return Halving(self)
+    def routine(self) -> HalfAway:
+        return HalfAway(self)
+
+
+class HalfAway(Routine[Shrinking]):
+    def begin_update(self, context: Context) -> bool:
+        parts = [placed.part for placed in context.parts(self.method) if len(placed.part.A) > 1]
+        for part in parts if context.step == 2 else ():
+            part.cut()
+        return context.step == 2 and bool(parts)
 
 
 def tiny(image_size: tuple[int, int] | None = None, pretrained: bool = True) -> nn.Module:
