@@ -345,8 +345,9 @@ def check_seal(data: Any, path: Path, *, needed: bool = True) -> Any:
     """
     plain = unsealed(data)
     if isinstance(data, dict) and (needed or _SEAL in data) and sealed(plain)[_SEAL] != data.get(_SEAL):
-        hint = f'the file is damaged: take it from a copy; what was changed by hand has no "{_SEAL}" of its own'
-        raise DataError(f'"{path}" is not what was written: its content has another sha256 than it says', hint=hint)
+        by_hand = "" if needed else f'; what is changed by hand goes without its "{_SEAL}"'
+        message = f'"{path}" is not what was written: its content has another sha256 than it says'
+        raise DataError(message, hint=f"the file is damaged; take it from a copy{by_hand}")
     return plain
 
 
