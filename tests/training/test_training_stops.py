@@ -86,7 +86,7 @@ PLACES = [(Loop, "batch"), (Loop, "update"), (Loop, "begin"), (Loop, "end"), (ev
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize(("place", "name"), PLACES, ids=lambda item: getattr(item, "__name__", item))
-@pytest.mark.parametrize("call", [1, 2, 6])
+@pytest.mark.parametrize("call", [1, 6])
 def test_the_same_line_goes_on_wherever_a_signal_came(call, place, name, number, code, whole, monkeypatch, capsys):
     """In an evaluation of several tasks, too: what it said of the first is said once."""
     monkeypatch.setattr(place, name, pressed(number, call, getattr(place, name)))
