@@ -60,6 +60,7 @@ from .peft.stock.fixed_random import FixedSeed as FixedSeed
 from .peft.stock.fixed_random import fixed_uniform as fixed_uniform
 from .peft.stock.grid import over_grid as over_grid
 from .peft.stock.grid import window_of as window_of
+from .peft.stock.local_loss import local_logits as local_logits
 from .peft.stock.low_rank import LowRankUpdate as LowRankUpdate
 from .peft.stock.low_rank import factors_from_weight as factors_from_weight
 from .peft.stock.low_rank import fill_down as fill_down

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from mtpeft.errors import DataError, MtpeftError, UsageError
+from mtpeft.names import brief
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter
@@ -290,6 +291,22 @@ def open_regular(path: Path) -> Any:
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no regular file")
     return os.fdopen(handle, "rb")
+
+
+def within(folder: Path, name: str) -> Path:
+    """The path of a file of a folder, which may be a stranger's: nothing outside it is read in its name.
+
+    Raises:
+        DataError: for a name, or a link, that leads out of the folder.
+    """
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL byte
+        inside = False
+    if not inside:
+        raise DataError(f'"{brief(str(path))}" leads out of its folder', hint="copy what it leads to into the folder")
+    return path
 
 
 def read_bytes(path: Path, missing: str = "give the folder of a run that mtpeft train wrote") -> bytes:

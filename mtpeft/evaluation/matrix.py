@@ -138,8 +138,13 @@ class ResultMatrix:
         self._put(self.joint, (stage, task), score)
 
     def continued(self, tasks: Mapping[str, TaskRecord], stages: Iterable[Sequence[str]]) -> ResultMatrix:
-        """All that is recorded here, with further stages after these; ``tasks`` records all tasks of both."""
-        matrix = ResultMatrix(tasks, [*self.stages, *stages])
+        """All that is recorded here, with further stages after these; ``tasks`` records all tasks of both.
+
+        What stays true goes on: baselines and floors, and of the costs those of the stages so far, and who is isolated.
+        """
+        costs = self.costs and Costs(isolated=self.costs.isolated, stages=self.costs.stages)
+        known = {name: record for name, record in self.tasks.items() if name in tasks}
+        matrix = ResultMatrix({**tasks, **known}, [*self.stages, *stages], costs)
         matrix.cells, matrix.probes, matrix.joint = dict(self.cells), dict(self.probes), dict(self.joint)
         return matrix
 

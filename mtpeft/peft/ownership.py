@@ -106,6 +106,12 @@ class Ownership:
         head = self.heads.of_task.get(task)
         return frozenset(owners | ({f"head:{head}"} if head is not None else set()))
 
+    def newcomers_act(self, task: str) -> bool:
+        """Whether the parts of a task yet to come would act for ``task`` too."""
+        newcomer = "\0"  # no task has this name
+        seen = (*self.tasks, newcomer)
+        return any(newcomer in method.owners(task, seen) for method in self.parts.methods.values())
+
     def _parameters(self, owner: str) -> dict[str, nn.Parameter]:
         return {name: t for name, t in self.parts.tensors(owner).items() if isinstance(t, nn.Parameter)}
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtpeft.errors import DataError, MtpeftError
-from mtpeft.files import STRICT, inventory, read_record, read_tensors, write_folder, write_json, write_tensors
+from mtpeft.files import STRICT, inventory, read_record, read_tensors, within, write_folder, write_json, write_tensors
 from mtpeft.training.position import Position
 from mtpeft.training.validation import Best
 
@@ -69,7 +69,7 @@ class _Pointer:
 
 
 def _pointer(folder: Path) -> _Pointer:
-    return read_record(_Pointer, folder / _POINTER)
+    return read_record(_Pointer, within(folder, _POINTER))
 
 
 def has_state(folder: Path) -> bool:
@@ -90,7 +90,7 @@ def current_state(folder: Path) -> Path:
     pointer = _pointer(folder)
     for state in sorted(folder.iterdir(), key=lambda place: place.name != pointer.folder):
         if state.is_dir() and inventory(state) == pointer.files:
-            return state
+            return within(folder, state.name)
     raise MtpeftError(_damage(folder / pointer.folder, pointer.files), hint="start again with another --out")
 
 

@@ -16,7 +16,7 @@ import torch
 
 from mtpeft.data.label_checks import recorded
 from mtpeft.errors import DataError
-from mtpeft.files import STRICT, check_seal, parse, read_json, read_toml, sealed, unsealed, write_json
+from mtpeft.files import STRICT, check_seal, parse, read_json, read_toml, sealed, unsealed, within, write_json
 from mtpeft.plugins import manager
 from mtpeft.training.run import Run
 
@@ -102,7 +102,7 @@ class Manifest:
         Raises:
             MtpeftError: if there is none, or it is not what was written, naming file and field.
         """
-        path = folder / FILE
+        path = within(folder, FILE)
         data = read_json(path)
         plain = unsealed(data)
         if isinstance(plain, dict) and "from" in plain:  # a keyword of Python

@@ -47,9 +47,10 @@ class Routines:
         return any(changed)
 
     def adjust(self, task: str, outputs: Any, targets: Targets) -> tuple[Any, Targets]:
-        """Outputs and targets as the loss is to see them."""
-        for routine in self.all:
-            outputs, targets = routine.adjust(self.context, task, outputs, targets)
+        """Outputs and targets as the loss is to see them; what a routine runs for that is no task's own batch."""
+        with _ungathered(self.context.host.running):
+            for routine in self.all:
+                outputs, targets = routine.adjust(self.context, task, outputs, targets)
         return outputs, targets
 
     def penalties(self) -> Iterator[Tensor]:

@@ -12,11 +12,9 @@ import torch
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.errors import MtpeftError, UsageError
-from mtpeft.evaluation import Costs, Parameters, ResultMatrix
-from mtpeft.files import check_seal, read_json
+from mtpeft.evaluation import ResultMatrix
+from mtpeft.files import check_seal, read_json, within
 from mtpeft.training.checkpoint import current_state, read_position
-from mtpeft.training.position import Position
-from mtpeft.training.run import Run
 
 _BEFORE_TRAINING = {"config.toml", "manifest.json", "state", "events.jsonl"}
 _MAY_CHANGE = ("optimizer", "output", "loggers", "tables", "workers", "cache", "device", "origins")
@@ -62,35 +60,6 @@ def is_untrained(folder: Path) -> bool:
     return False
 
 
-def costs(run: Run, at: Position) -> Costs:
-    """What the training has cost so far."""
-    count = run.host.count()
-    methods = run.host.methods.values()
-    statistics = [tensor for routine in run.host.routines.values() for tensor in routine.kept().values()]
-    return Costs(
-        Parameters(
-            count.shared,
-            dict(count.per_task),
-            dict(count.heads),
-            run.backbone_parameters,
-        ),
-        statistics_bytes=count.buffers + sum(tensor.numel() * tensor.element_size() for tensor in statistics),
-        seconds=at.seconds,
-        cpu_seconds=at.cpu_seconds,
-        peak_memory_bytes=peak_memory(run.device),
-        images_per_second=at.images / at.seconds if at.seconds else None,
-        inference_passes=max((method.declares.inference_passes for method in methods), default=1),
-        isolated=tuple(name for name in run.host.tasks if is_isolated(run, name)),
-    )
-
-
-def is_isolated(run: Run, name: str) -> bool:
-    """Whether of all that acts for a task, head included, nothing that is trained belongs to another owner."""
-    parts = run.host.parts.active_parts(name, run.host.tasks)
-    others = (placed for placed in parts if placed.owner != name)
-    return not run.tasks[name].group and not any(True for placed in others for _ in placed.part.parameters())
-
-
 def peak_memory(device: torch.device) -> int:
     """Bytes: of the accelerator, or of this process."""
     if device.type == "cuda":
@@ -105,5 +74,5 @@ def read_results(folder: Path) -> ResultMatrix:
     Raises:
         MtpeftError: if there are none, or they are damaged.
     """
-    path = folder / "results.json" if folder.is_dir() else folder
+    path = within(folder, "results.json") if folder.is_dir() else folder
     return ResultMatrix.from_json(check_seal(read_json(path), path, needed=False), str(path))

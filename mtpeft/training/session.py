@@ -14,6 +14,7 @@ from mtpeft.files import Lock, sealed, write_file, write_folder, write_json
 from mtpeft.schedule import Batch, Begin, Evaluate, Event, Update
 from mtpeft.training import checkpoint
 from mtpeft.training.continue_from import Inheritance
+from mtpeft.training.costs import costs
 from mtpeft.training.happenings import Channel, Listener, Measured, Remark, RunBegan, RunEnded, Saved
 from mtpeft.training.listeners import Logger, Loggers, Observers
 from mtpeft.training.log import Log
@@ -22,7 +23,7 @@ from mtpeft.training.manifest import Manifest, refuse_other_data
 from mtpeft.training.preflight import check_training
 from mtpeft.training.progress import Quiet
 from mtpeft.training.run import Run
-from mtpeft.training.run_files import costs, first_change, is_untrained, refuse_changes, refuse_existing
+from mtpeft.training.run_files import first_change, is_untrained, refuse_changes, refuse_existing
 from mtpeft.training.setup import setup
 from mtpeft.training.signals import Signals
 

@@ -14,7 +14,7 @@ from typing import Any
 from mtpeft import files
 from support.damaged_runs import reseal
 
-_RUNS = {"os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pickle.find_class", "ctypes.dlopen"}
+_RUNS = {"os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pickle.find_class"}
 _WRITES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.symlink", "os.link", "os.chmod"}
 _in_force: list[Watch] = []
 
