@@ -50,6 +50,11 @@ class Log:
         with explained(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
+        return self.length
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far, those before a resume included."""
         return self.file.tell()
 
     def close(self) -> None:

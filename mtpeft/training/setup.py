@@ -31,6 +31,7 @@ from mtpeft.settings import byte_count
 from mtpeft.task import Task
 from mtpeft.training.checkpoint import current_state
 from mtpeft.training.declared import check_declarations
+from mtpeft.training.manifest import Manifest
 from mtpeft.training.run import Run
 
 
@@ -180,6 +181,7 @@ def open_run(
     """
     adapter = find_adapter(folder, best)
     config = load_config(folder / "config.toml")
+    Manifest.read(folder)
     output = replace(config.output, dir=str(folder))
     config = replace(config, output=output, device=device, evaluate_on=evaluate_on or config.evaluate_on)
     saved = read_adapter(adapter)
@@ -196,14 +198,26 @@ def find_adapter(folder: Path, best: str = "") -> Path:
     Raises:
         MtpeftError: if it is no run, or nothing was saved in it.
     """
-    if not within(folder, "config.toml").exists():
-        raise MtpeftError(f'"{folder}" is no run', hint="give the folder that mtpeft train wrote")
+    find_config(folder)
     if best:
-        if not (folder / "best" / best).exists():
-            known = [p.name for p in (folder / "best").glob("*")]
+        weights = standing_folder(folder / "best" / best)
+        if weights is None:
+            known = [place.name for place in (folder / "best").glob("[!._]*")]
             raise MtpeftError(f'"{folder}" has no best weights for "{best}"', hint=did_you_mean(best, known))
-        return within(folder, f"best/{best}")
+        return within(folder, weights.relative_to(folder).as_posix())
     adapter = standing_folder(folder / "adapter")
     if adapter is not None:
         return within(folder, adapter.name)
     return current_state(folder / "state") / "adapter"
+
+
+def find_config(folder: Path) -> Path:
+    """The configuration of a run.
+
+    Raises:
+        MtpeftError: if it is no run.
+    """
+    path = within(folder, "config.toml")
+    if not path.exists():
+        raise MtpeftError(f'"{folder}" is no run', hint="give the folder that mtpeft train wrote")
+    return path
