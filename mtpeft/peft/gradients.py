@@ -40,7 +40,7 @@ class SegmentViews:
                     swapped.append((module, name, parameter))
         try:
             for module, name, parameter in swapped:
-                module._parameters[name] = views[id(parameter)]  # type: ignore[assignment]
+                module._parameters[name] = views[id(parameter)]
             yield
         finally:
             for module, name, parameter in swapped:
