@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from mtpeft.commands.output import print_json, print_table
+from mtpeft.data.shared_images import together
 from mtpeft.errors import UsageError, did_you_mean
-from mtpeft.task import SPLITS
-from mtpeft.training.evaluate import evaluate
+from mtpeft.task import SPLITS, Score
+from mtpeft.training.evaluate import evaluate_together
 from mtpeft.training.gallery import gallery, write_galleries
 from mtpeft.training.run_files import refuse_existing
 from mtpeft.training.setup import find_adapter, open_run
@@ -30,14 +33,16 @@ def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bo
     if pictures is not None:
         refuse_existing(pictures, hint="give another --pictures")
     opened = open_run(folder)
-    rows, drawn = [], {}
-    for name in opened.host.tasks:
+    scores: dict[str, Score] = {}
+    drawn: dict[str, Image.Image] = {}
+    for names in (
+        [(name,) for name in opened.host.tasks] if best else together(opened.tasks, opened.host.tasks).values()
+    ):
         if best:
-            opened.restore(find_adapter(folder, name))
-        score = evaluate(opened, name, split)
-        rows.append(_row(opened.tasks[name], name) | score.to_dict())
-        if pictures is not None:
-            drawn[name] = gallery(opened, name, split)
+            opened.restore(find_adapter(folder, names[0]))
+        scores |= evaluate_together(opened, names, split)
+        drawn |= {name: gallery(opened, name, split) for name in names if pictures is not None}
+    rows = [_row(opened.tasks[name], name) | scores[name].to_dict() for name in opened.host.tasks]
     if pictures is not None:
         write_galleries(pictures, drawn)
     if json:

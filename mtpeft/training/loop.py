@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter, process_time
 
+from mtpeft.data.shared_images import together
 from mtpeft.schedule import Batch, Begin, End, Evaluate, Event, Update
+from mtpeft.task import Score
 from mtpeft.training.divergence import check_gradients, check_losses
-from mtpeft.training.evaluate import evaluate
+from mtpeft.training.evaluate import evaluate_together
 from mtpeft.training.event_stream import EventStream
 from mtpeft.training.happenings import (
     Channel,
@@ -113,18 +115,20 @@ class Loop:
         if not self.stage.losses:
             self.update_watch = Stopwatch(self.at.images)
             self.stage.begin_update()
-        loaded = self.stage.next_batch()
+        loaded = self.stage.next_batch(event)
         self.stage.keep_apart()
         with self.run.autocast():
             losses = self.stage.task_losses(loaded)
         values = check_losses(losses, self.at)
         part = portion(event)
-        total = part * self.run.balancer.combine({n: loss * (event.share(n) / part) for n, loss in losses.items()})
+        total = part * self.run.balancer.combine(
+            {n: loss * (self.stage.shares[n] / part) for n, loss in losses.items()}
+        )
         for penalty in self.stage.routines.penalties():
             total = total + part * penalty
         if total.requires_grad:
             total.backward()
-        self.stage.add(values, event)
+        self.stage.add(values)
 
     def update(self, event: Update) -> None:
         """One optimizer step, and no gradient left behind; none where nothing trains."""
@@ -153,17 +157,18 @@ class Loop:
 
     def evaluate(self, event: Evaluate) -> None:
         """Scores of the stage's tasks to decide by (validation), or of all tasks seen for the result matrix."""
-        scores = {}
+        scores: dict[str, Score] = {}
         self.stage.routines.settle()
-        for name in event.tasks:
+        for names in together(self.run.tasks, event.tasks).values():
             watch = Stopwatch()
-            score = scores[name] = evaluate(self.run, name, event.split, pause=self.pause)
-            measured = watch.read(score.count, peak_memory(self.run.device))
-            place = event.stage, event.split, name, self.at.step
-            self.listener.tell(Evaluated(*place, score.value, score.count, measured))
+            scores |= evaluate_together(self.run, names, event.split, pause=self.pause)
+            for name in names:
+                measured = watch.read(scores[name].count, peak_memory(self.run.device))
+                place = event.stage, event.split, name, self.at.step
+                self.listener.tell(Evaluated(*place, scores[name].value, scores[name].count, measured))
         if event.final:
-            for name, score in scores.items():
-                self.run.matrix.record(event.stage, name, score)
+            for name in event.tasks:
+                self.run.matrix.record(event.stage, name, scores[name])
             measured = self.stage_watch.read(self.at.images, peak_memory(self.run.device))
             self.listener.tell(StageEnded(event.stage, self.at.tasks, measured))
         elif self.validation.update(scores):
