@@ -60,6 +60,7 @@ from .peft.stock.fixed_random import FixedSeed as FixedSeed
 from .peft.stock.fixed_random import fixed_uniform as fixed_uniform
 from .peft.stock.grid import over_grid as over_grid
 from .peft.stock.grid import window_of as window_of
+from .peft.stock.local_loss import local_logits as local_logits
 from .peft.stock.low_rank import LowRankUpdate as LowRankUpdate
 from .peft.stock.low_rank import factors_from_weight as factors_from_weight
 from .peft.stock.low_rank import fill_down as fill_down
@@ -71,6 +72,11 @@ from .peft.stock.refusals import refuse_convolution as refuse_convolution
 from .peft.stock.refusals import refuse_reordered as refuse_reordered
 from .peft.stock.refusals import refuse_reshaped as refuse_reshaped
 from .peft.stock.replacement import Replacement as Replacement
+from .peft.stock.statistics import ClassMoments as ClassMoments
+from .peft.stock.statistics import ClassSums as ClassSums
+from .peft.stock.statistics import Statistics as Statistics
+from .peft.stock.statistics import labelled as labelled
+from .peft.stock.statistics import with_rows as with_rows
 from .plugins import registry as registry
 from .plugins import resolve as resolve
 from .schedule import Batch as Batch

@@ -156,12 +156,16 @@ def predict(
 @app.command(epilog=_example("mtpeft report runs/joint runs/sequential"))
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders or results.json files.")],
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="A run of one task alone, or of all jointly: a bound to compare with."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Report what was learned, forgotten and paid."""
     from mtpeft.commands import report as command
 
-    command.run(runs, json=json)
+    command.run(runs, baselines=baseline or (), json=json)
 
 
 @app.command(epilog=_example("mtpeft export runs/pets --to timm --task pets --out pets.safetensors"))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from mtpeft.errors import DataError, MtpeftError, UsageError
+from mtpeft.names import brief
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter
@@ -245,6 +246,22 @@ def open_regular(path: Path) -> Any:
     return os.fdopen(handle, "rb")
 
 
+def within(folder: Path, name: str) -> Path:
+    """The path of a file of a folder, which may be a stranger's: nothing outside it is read in its name.
+
+    Raises:
+        DataError: for a name, or a link, that leads out of the folder.
+    """
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL byte
+        inside = False
+    if not inside:
+        raise DataError(f'"{brief(str(path))}" leads out of its folder', hint="copy what it leads to into the folder")
+    return path
+
+
 def read_bytes(path: Path, missing: str = "give the folder of a run that mtpeft train wrote") -> bytes:
     """
     Args:
@@ -390,7 +407,7 @@ def read_tensors(path: Path, missing: str = "the file is damaged; take it from a
     except FileNotFoundError as error:
         raise MtpeftError(f'"{path}" is missing', hint=missing) from error
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise _damaged(path, error) from error
+        raise DataError(f'"{path}" is truncated or damaged: {error}', hint="take it from a copy") from error
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

@@ -36,7 +36,7 @@ class Plugin:
 
     def __str__(self) -> str:
         package = f"{self.distribution} {self.version}".strip()
-        return f'"{self.name}" ({package})'
+        return visible(f'"{self.name}" ({package})')
 
     @property
     def left_out(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,27 +18,19 @@ from torch.nn.modules.batchnorm import _NormBase
 from mtpeft.backbone import full_name, state_sha256
 from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
-from mtpeft.errors import NotApplicable, UsageError, did_you_mean
-from mtpeft.names import check_task_name
+from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft import merging
-from mtpeft.peft.attach import Attachments, is_attached
+from mtpeft.peft.assembly import Assembly, check_methods, overrides_answer, overrides_encode
 from mtpeft.peft.contents import describe, take
-from mtpeft.peft.find_sites import find_sites
 from mtpeft.peft.gradients import TaskGradients
-from mtpeft.peft.heads import Heads
 from mtpeft.peft.method import Method, Stateful
 from mtpeft.peft.mounts import PartAtSite
 from mtpeft.peft.original import OriginalState
-from mtpeft.peft.owned_parts import OwnedParts
-from mtpeft.peft.ownership import Counts, Ownership
-from mtpeft.peft.pattern import select
-from mtpeft.peft.proving import Proofs
-from mtpeft.peft.route import PassState, Route
+from mtpeft.peft.ownership import Counts
+from mtpeft.peft.route import Route
 from mtpeft.peft.running import Running
-from mtpeft.peft.sites import Site
 from mtpeft.peft.store import AdapterContents, read_adapter, write_adapter
 from mtpeft.peft.trace import native_size
-from mtpeft.settings import check
 
 
 @dataclass
@@ -82,29 +75,19 @@ class Host(nn.Module):
         image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        if is_attached(backbone):
-            raise UsageError(
-                "this backbone has a host already",
-                hint="call detach() on that host first, or load another backbone",
-            )
-        _check_methods(methods)
+        check_methods(methods)
         self.backbone, self.methods = backbone, dict(methods)
         self.image_size = image_size or native_size(backbone)
-        self.sites = find_sites(backbone, self.image_size)
-        chosen = {name: self._select(method) for name, method in self.methods.items()}
-        self.pass_state = PassState()
-        self.attachments = Attachments(backbone, self.sites[-1].model, self.pass_state)
-        self.parts, self.heads = OwnedParts(self.methods, chosen, self.pass_state), Heads()
-        self.ownership = Ownership(self.parts, self.heads)
+        self.assembly = Assembly(backbone, self.methods, self.image_size, self._evaluated_pass)
+        self.sites, self.attachments = self.assembly.sites, self.assembly.attachments
+        self.parts, self.heads, self.ownership = self.assembly.parts, self.assembly.heads, self.assembly.ownership
         self.original = OriginalState(backbone)
         self.running = Running(Extractor(backbone, self.image_size), self.attachments, self.original)
         self.merged = merging.MergedWeights(self.attachments)
-        self.proofs = Proofs(self.pass_state, self._probe)
-        made = {name: method.routine() for name, method in self.methods.items()}
-        self.routines: dict[str, Stateful] = {name: routine for name, routine in made.items() if routine is not None}
+        self.routines = self._routines()
         backbone.requires_grad_(False)
         try:
-            self._change(list(tasks))
+            self.assembly.set_tasks(list(tasks), training=self.training)
         except Exception:
             self.detach()
             raise
@@ -127,16 +110,14 @@ class Host(nn.Module):
         Raises:
             UsageError: for a name that is taken or cannot be used.
         """
-        self._change([*self.tasks, name])
+        if self.merged.active:
+            raise UsageError("tasks cannot be added to a merged host", hint="call unmerge() first")
+        self.assembly.set_tasks([*self.tasks, name], training=self.training)
 
     def remove_task(self, name: str) -> None:
         """Remove a task with everything it owns; what others own is untouched."""
         self._known(name)
-        self.parts.remove(name)
-        self.heads.drop(name)
-        self.tasks.remove(name)
-        self.frozen.discard(name)
-        self._attach()
+        self.assembly.remove_task(name)
 
     def freeze(self, owner: str) -> None:
         """Stop training what ``owner`` (a task, or ``shared``) owns, its head included. It is saved with the adapter.
@@ -153,49 +134,18 @@ class Host(nn.Module):
         self.frozen.discard(owner)
         self.ownership.apply()
 
-    def _change(self, tasks: list[str]) -> None:
-        if self.merged.active:
-            raise UsageError("tasks cannot be added to a merged host", hint="call unmerge() first")
-        for index, name in enumerate(tasks):
-            check_task_name(name, tasks[:index])
-        before, self.ownership.tasks = self.tasks, tasks
-        try:
-            self.parts.build_missing(tasks, next(self.backbone.parameters()))
-            self._attach()
-            plans = self.attachments.plans
-            self.proofs.prove(plans.items(), type(self.backbone).__name__)
-            self.parts.train(self.training)
-        except Exception:
-            self.ownership.tasks = before
-            for name in set(tasks) - set(before):
-                self.parts.remove(name)
-            self._attach()
-            raise
+    def _routines(self) -> dict[str, Stateful]:
+        """What methods do during training; a memory says whose it is, and what an image counts."""
+        made = {name: method.routine() for name, method in self.methods.items()}
+        routines = {name: routine for name, routine in made.items() if routine is not None}
+        for name, routine in routines.items():
+            routine.memory.owner = name
+            routine.memory.sample_bytes = self.sites[-1].model.input_channels * math.prod(self.image_size)
+        return routines
 
-    def _select(self, method: Method) -> list[Site]:
-        """The sites of a method; where its own pattern finds none, it is the method that makes no sense here."""
-        if not method.at:
-            return []
-        try:
-            return select(self.sites, method.at, method.blocks)
-        except UsageError as error:
-            if (method.at, method.blocks) != (type(method).at, type(method).blocks):
-                raise
-            raise NotApplicable(error.message, hint=error.hint) from None
-
-    def _attach(self) -> None:
-        self.attachments.detach()
-        self.attachments.attach({task: self.parts.active_parts(task, self.tasks) for task in (None, *self.tasks)})
-        self.ownership.apply()
-
-    @torch.no_grad()
-    def _probe(self, task: str | None) -> None:
-        """One pass over an empty image."""
-        parameter = next(self.backbone.parameters())
-        channels = self.sites[-1].model.input_channels
-        images = torch.zeros(1, channels, *self.image_size, device=parameter.device, dtype=parameter.dtype)
+    def _evaluated_pass(self, images: Tensor, route: Route) -> None:
         with evaluating(self):
-            self.run(images, Route.single(task, 1))
+            self.run(images, route)
 
     # --- running
 
@@ -236,13 +186,8 @@ class Host(nn.Module):
     def _encode(self, images: Tensor, route: Route) -> Features:
         if self.running.gradients is not None:
             self.running.gradients.begin(route)
-        method = self._overrides("encode")
+        method = next(filter(overrides_encode, self.methods.values()), None)
         return self.run(images, route) if method is None else method.encode(self, images, route)
-
-    def _overrides(self, door: str) -> Method | None:
-        """The one method that overrides ``encode`` or ``answer``."""
-        overriding = (m for m in self.methods.values() if getattr(type(m), door) is not getattr(Method, door))
-        return next(overriding, None)
 
     def each(self, images: Tensor, tasks: Sequence[str] | Mapping[str, Sequence[int]]) -> dict[str, Features]:
         """Features of the same ``images (B, C, H, W)`` for several tasks.
@@ -256,7 +201,8 @@ class Host(nn.Module):
         for task in rows:
             self._known(task)
         index = [row for own in rows.values() for row in own]
-        if len(index) > len(images) and self._overrides("encode") is None and self.running.gradients is None:
+        forks = self.running.gradients is None and not any(map(overrides_encode, self.methods.values()))
+        if forks and len(index) > len(images):
             features = self.running.each(images, rows)
         else:
             names = [task for task, own in rows.items() for _ in own]
@@ -283,16 +229,16 @@ class Host(nn.Module):
             tasks: their names, or for each task the rows of the images that it is asked for, at least one.
         """
         rows = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks, range(len(images)))
-        alone = [
-            task for task in rows if not self.training and (self._overrides("answer") or self.heads.in_group(task))
-        ]
+        combined = any(map(overrides_answer, self.methods.values()))
+        alone = [task for task in rows if not self.training and (combined or self.heads.in_group(task))]
         others = {task: own for task, own in rows.items() if task not in alone}
         features = self.each(images, others) if others else {}
         answers = {task: Answer(self.head_of(task)(own), own) for task, own in features.items()}
         return {t: answers[t] if t in answers else self._evaluated(t, images[list(own)]) for t, own in rows.items()}
 
     def _evaluated(self, task: str, images: Tensor) -> Answer:
-        told, head, method = None if self.heads.in_group(task) else task, self.head_of(task), self._overrides("answer")
+        told, head = None if self.heads.in_group(task) else task, self.head_of(task)
+        method = next(filter(overrides_answer, self.methods.values()), None)
         if method is not None:
             return Answer(method.answer(self, images, told, head))
         features = self(images, told)
@@ -483,23 +429,4 @@ class Host(nn.Module):
         if self.merged.active and task != self.merged.task:
             raise UsageError(
                 f"the host is merged for {self.merged.task!r}, not for {task!r}", hint="call unmerge() first"
-            )
-
-
-def _check_methods(methods: Sequence[tuple[str, Method]]) -> None:
-    """
-    Raises:
-        UsageError: for two methods of one name, or settings out of range.
-        NotApplicable: where two methods say how images become features, or answers.
-    """
-    if len(dict(methods)) != len(methods):
-        raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
-    for name, method in methods:
-        check(method, name)
-    for door, what in (("encode", "how images become features"), ("answer", "how passes become an answer")):
-        names = [name for name, made in methods if getattr(type(made), door) is not getattr(Method, door)]
-        if len(names) > 1:
-            raise NotApplicable(
-                f"{' and '.join(names)} each say {what}, and only one can",
-                hint=f"compose methods of which at most one overrides {door}",
             )

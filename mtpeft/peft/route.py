@@ -104,7 +104,7 @@ class Pass:
         scratch: `PassState.scratch_key` -> what parts leave for later ones.
         one_plan: all segments have one and the same plan, so every part sees the whole batch at once.
         first: index of the pass's first segment, where a batch is run in one pass per task.
-        views: per-segment copies of parameters (`mtpeft.peft.gradients`), or None.
+        views: what each segment reads in place of shared parameters (`mtpeft.peft.gradients`), or None.
         carried: tokens on their way from one block to the next.
         taps: outputs of the blocks, channels last; None where nobody asked.
         given: per-sample tensors ``(B, ...)`` for parts, by name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -99,6 +99,7 @@ class Context:
         seen: every task met so far, this stage's included.
         stage, stages: index of the stage, and how many there are (None where the schedule cannot tell).
         step, steps: update within the stage, and their number.
+        classes: the stage's tasks -> names of their own classes, which are a part of their head's in a group.
         batch: the samples under way, task by task; set in `Routine.adjust`, `penalty`, `after_backward` and
             `after_step`, empty elsewhere.
         batches: passes over training data (`BatchSource`), for `Routine.calibrate` and closed-form heads.
@@ -117,6 +118,7 @@ class Context:
     stages: int | None = None
     step: int = 0
     steps: int = 0
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     batch: tuple[TaskBatch, ...] = ()
     batches: BatchSource = no_batches
     load: Callable[[Sequence[Key], int], Batches] = no_samples

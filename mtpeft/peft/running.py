@@ -79,7 +79,7 @@ class Running:
 
     @contextmanager
     def keeping_gradients(self, gradients: TaskGradients) -> Iterator[TaskGradients]:
-        """Inside, every segment reads its own views of the shared parameters."""
+        """Inside, every segment reads its task's views of the shared parameters."""
         self.gradients = gradients
         try:
             yield gradients
@@ -107,9 +107,10 @@ class Running:
         side = self.attachments.side
         tasks = route.tasks if fork is None else fork.route.tasks
         taps: list[Tensor] | None = [] if any(side.active(task) for task in tasks) else None
+        views = self.gradients.current if self.gradients is not None else None
         one_plan = fork is not None or (self.gradients is None and self.attachments.same_plan(route.tasks))
         self.pass_state.enter(
-            Pass(route, layout, first, self.gradients, taps=taps, one_plan=one_plan, given=given or {}, fork=fork)
+            Pass(route, layout, first, views, taps=taps, one_plan=one_plan, given=given or {}, fork=fork)
         )
         features = self.extractor(self.backbone, images)
         if taps is not None:

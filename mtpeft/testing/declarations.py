@@ -22,15 +22,17 @@ from mtpeft.peft import parts
 from mtpeft.peft.declarations import CATEGORIES, Declarations
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
-from mtpeft.peft.routine import Context
+from mtpeft.peft.routine import Context, Routine
 from mtpeft.plugins import registry
 from mtpeft.settings import build
 from mtpeft.testing.case import Case, said, tensors
 from mtpeft.testing.merging_and_saving import expect_refusal, refusal
+from mtpeft.testing.training import train
 from mtpeft.testing.training_checks import anatomy
 from mtpeft.testing.zoo import zoo
 
 _CLOSE = 0.7
+_CONTRACTS = (Method.__module__, Routine.__module__, parts.__name__)
 
 
 def settings_round_trip(case: Case) -> None:
@@ -116,9 +118,13 @@ def _faults(declares: Declarations) -> Iterator[str]:
 
 
 def spells_what_it_overrides(case: Case) -> None:
-    """No public name of the method or its parts is unused and close to one of the contract: a hook that never runs."""
-    built = case.host(("a",)).parts.active_parts("a", ["a"])
-    for cls in dict.fromkeys([type(case.method), *(type(placed.part) for placed in built)]):
+    """No public name of the method, its routine or its parts is unused and close to one of the contract.
+
+    A hook so called never runs; nor does a routine's hook on the method.
+    """
+    host = case.host(("a",))
+    built = [placed.part for placed in host.parts.active_parts("a", ["a"])]
+    for cls in dict.fromkeys(map(type, [case.method, *host.routines.values(), *built])):
         for name, meant in _misspelt(cls):
             case.expect(
                 False, f"nothing uses {cls.__name__}.{name}: did you mean {meant}? A name of your own may be _{name}"
@@ -126,13 +132,14 @@ def spells_what_it_overrides(case: Case) -> None:
 
 
 def _misspelt(cls: type) -> Iterator[tuple[str, str]]:
-    contract = [base for base in cls.__mro__ if base.__module__ in (Method.__module__, parts.__name__)]
+    contract = [base for base in cls.__mro__ if base.__module__ in _CONTRACTS]
     known = {name for base in contract for name in vars(base) if not name.startswith("_")} | {"forward"}
     own = [base for base in cls.__mro__ if base.__module__ == cls.__module__]
     source = _source(cls)
     for name in sorted({name for base in own for name in vars(base)} - known):
         used = name.startswith("_") or name in getattr(cls, "__dataclass_fields__", {}) or _uses(source, name)
-        close = [] if used else get_close_matches(name, known, n=1, cutoff=_CLOSE)
+        hook = [f"Routine.{name}"] if issubclass(cls, Method) and hasattr(Routine, name) else []
+        close = [] if used else hook or get_close_matches(name, known, n=1, cutoff=_CLOSE)
         yield from ((name, meant) for meant in close)
 
 
@@ -162,17 +169,8 @@ def asks_for_what_it_needs(case: Case) -> None:
         case.expect(error is not None, "it declares that it needs the task, and runs without")
     if case.method.declares.needs_task_count:
         with patch.object(Context, "stages", new_callable=PropertyMock, return_value=1) as stages:
-            case.train(case.host(("a",)), ["a"])
+            train(case, case.host(("a",)), ["a"])
         case.expect(call() in stages.mock_calls, "it declares needs_task_count, and never asks for Context.stages")
-
-
-def passes_as_often_as_it_says(case: Case) -> None:
-    """An image takes as many passes over the backbone as are declared."""
-    host = case.host(("a",))
-    with torch.no_grad(), patch.object(host, "run", wraps=host.run) as run:
-        host(case.images(host, 1), "a")
-    passes, declared = run.call_count, case.method.declares.inference_passes
-    case.expect(passes == declared, f"an image takes {passes} passes over the backbone, and {declared} are declared")
 
 
 def keeps_shapes(case: Case) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mtpeft.errors import MtpeftError
-from mtpeft.files import inventory, read_json, read_tensors, write_folder, write_json
+from mtpeft.files import STRICT, inventory, read_json, read_record, read_tensors, within, write_folder, write_json
 
 _POINTER = "current.json"
+
+
+@dataclass
+class _Pointer:
+    """``current.json``."""
+
+    __pydantic_config__ = STRICT
+
+    folder: str
+    files: dict[str, str]
 
 
 def save_state(folder: Path, number: int, fill: Callable[[Path], None]) -> Path:
@@ -58,10 +69,10 @@ def current_state(folder: Path) -> Path:
         raise MtpeftError(
             f'"{folder}" holds no saved state', hint="nothing was saved yet: start again with another --out"
         )
-    pointer = read_json(folder / _POINTER)
-    state = folder / pointer["folder"]
+    pointer = read_record(_Pointer, within(folder, _POINTER))
+    state = within(folder, pointer.folder)
     found = inventory(state)
-    for name, digest in pointer["files"].items():
+    for name, digest in pointer.files.items():
         if found.get(name) != digest:
             what = "is damaged or truncated" if name in found else "is gone"
             raise MtpeftError(

@@ -12,9 +12,9 @@ from mtpeft.config import Config
 from mtpeft.data.split_classes import split_classes
 from mtpeft.schedule import Batch, Begin, End, Event, Update
 from mtpeft.training.continue_from import Inheritance
+from mtpeft.training.costs import costs
 from mtpeft.training.loop import Loop
 from mtpeft.training.run import Run
-from mtpeft.training.run_files import costs
 from mtpeft.training.setup import setup
 
 _UPDATES = 4

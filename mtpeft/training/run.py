@@ -78,7 +78,7 @@ class Run:
                 continue
             if isinstance(event, Begin | End | Evaluate):
                 event = replace(event, stage=event.stage + self.first_stage)
-            if isinstance(event, Evaluate) and event.final:
+            if isinstance(event, Evaluate) and (event.final or event.probe):
                 event = replace(event, tasks=(*self.inherited, *event.tasks), split=self.config.evaluate_on)
             if not isinstance(event, Evaluate) or event.split in self.data.splits:
                 yield event
@@ -92,7 +92,7 @@ class Run:
     def _repeated(self, event: Event, following: Event | None) -> bool:
         """Whether an evaluation decides nothing, and what comes after the stage's end says the same."""
         said_again = self.config.evaluate_on == "val" and isinstance(following, End)
-        return isinstance(event, Evaluate) and said_again and self.config.output.keep == "last"
+        return isinstance(event, Evaluate) and not event.probe and said_again and self.config.output.keep == "last"
 
     def stages(self) -> int:
         """Number of stages, those of the runs before included."""

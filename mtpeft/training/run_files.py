@@ -14,10 +14,9 @@ import torch
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.errors import UsageError
-from mtpeft.evaluation import Costs, Parameters, ResultMatrix
-from mtpeft.files import read_json
+from mtpeft.evaluation import ResultMatrix
+from mtpeft.files import read_json, within
 from mtpeft.plugins import manager
-from mtpeft.training.position import Position
 from mtpeft.training.run import Run
 
 _PACKAGES = ("mtpeft", "torch", "torchvision", "timm", "safetensors")
@@ -71,35 +70,6 @@ def manifest(run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def costs(run: Run, at: Position) -> Costs:
-    """What the training has cost so far."""
-    count = run.host.count()
-    methods = run.host.methods.values()
-    statistics = [tensor for routine in run.host.routines.values() for tensor in routine.kept().values()]
-    return Costs(
-        Parameters(
-            count.shared,
-            dict(count.per_task),
-            dict(count.heads),
-            run.backbone_parameters,
-        ),
-        statistics_bytes=count.buffers + sum(tensor.numel() * tensor.element_size() for tensor in statistics),
-        seconds=at.seconds,
-        cpu_seconds=at.cpu_seconds,
-        peak_memory_bytes=peak_memory(run.device),
-        images_per_second=at.images / at.seconds if at.seconds else None,
-        inference_passes=max((method.declares.inference_passes for method in methods), default=1),
-        isolated=tuple(name for name in run.host.tasks if is_isolated(run, name)),
-    )
-
-
-def is_isolated(run: Run, name: str) -> bool:
-    """Whether of all that acts for a task, head included, nothing that is trained belongs to another owner."""
-    parts = run.host.parts.active_parts(name, run.host.tasks)
-    others = (placed for placed in parts if placed.owner != name)
-    return not run.tasks[name].group and not any(True for placed in others for _ in placed.part.parameters())
-
-
 def peak_memory(device: torch.device) -> int:
     """Bytes: of the accelerator, or of this process."""
     if device.type == "cuda":
@@ -114,5 +84,5 @@ def read_results(folder: Path) -> ResultMatrix:
     Raises:
         MtpeftError: if there are none, or they are damaged.
     """
-    path = folder / "results.json" if folder.is_dir() else folder
+    path = within(folder, "results.json") if folder.is_dir() else folder
     return ResultMatrix.from_json(read_json(path), str(path))

@@ -17,6 +17,7 @@ from mtpeft.files import read_json, write_file, write_folder, write_json
 from mtpeft.schedule import Batch, Evaluate, Event, Update
 from mtpeft.training import checkpoint
 from mtpeft.training.continue_from import Inheritance
+from mtpeft.training.costs import costs
 from mtpeft.training.happenings import Channel, Listener, Measured, Remark, RunBegan, RunEnded, Saved
 from mtpeft.training.listeners import Logger, Loggers, Observers
 from mtpeft.training.log import Log
@@ -24,7 +25,7 @@ from mtpeft.training.loop import Loop
 from mtpeft.training.position import Position
 from mtpeft.training.progress import Quiet
 from mtpeft.training.run import Run
-from mtpeft.training.run_files import costs, manifest, refuse_changes, refuse_existing
+from mtpeft.training.run_files import manifest, refuse_changes, refuse_existing
 from mtpeft.training.setup import setup
 
 _TENSORS = ("optimizer", "balancer", "random")

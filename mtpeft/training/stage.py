@@ -48,6 +48,7 @@ class Stage:
             stages=run.stages(),
             step=at.step,
             steps=at.steps,
+            classes={name: tuple(run.dataset(name, "train").classes) for name in at.tasks},
             batches=self.one_pass,
             load=self.by_key,
             loss=self.loss,
@@ -59,11 +60,12 @@ class Stage:
         earlier = {name: (name,) for name in self.met if name not in at.tasks}
         self.tasks_of = together(run.tasks, at.tasks) | earlier
         self.sources: dict[str, ImageSource] = {}
-        run.balancer.begin({name: run.tasks[name].loss_weight for name in self.met})
+        run.balancer.begin({name: run.tasks[name].loss_weight for name in at.seen}, at.tasks)
         self.losses: dict[str, float] = {}
         self.shared: dict[str, SharedImages] = {}
         self.labelled: dict[str, int] = {}
         self.shares: dict[str, float] = {}
+        self.taken: list[tuple[LabelledImages, dict[str, float]]] = []
         self.validation: dict[tuple[str, int], list[Loaded]] = {}
         self.apart = ExitStack()
         self.gradients: TaskGradients | None = None
@@ -105,7 +107,9 @@ class Stage:
         tasks = tasks_of(self.at.tasks, self.routines.trains())
         run.host.focus(tasks)
         learned = {str(ParameterKey("balancer", str(i))): p for i, p in enumerate(run.balancer.parameters())}
-        self.parameters = run.host.trainable(tasks) | learned
+        trained = run.host.trainable(tasks)
+        self.parameters = trained | learned
+        self.at.parameters = max(self.at.parameters, sum(parameter.numel() for parameter in trained.values()))
         self.at.trained |= {ParameterKey.parse(name).holder: self.at.stage for name in self.parameters}
         rates = {name: run.learning_rate(name) for name in self.parameters}
         self.optimizer = build_optimizer(
@@ -157,28 +161,62 @@ class Stage:
 
     def keep_apart(self) -> None:
         """Until the update, keep each task's gradient of the shared parts apart, where the balancer asks for it."""
-        if self.run.balancer.needs_task_gradients and self.gradients is None:
+        wanted = self.run.balancer.needs_task_gradients and self.run.host.shared_parameters()
+        if wanted and self.gradients is None:
             self.gradients = self.apart.enter_context(self.run.host.task_gradients())
 
     def aggregate(self) -> None:
         """Let the balancer say what the gradient of the shared parts is; what penalties gave them is added."""
         if self.gradients is None:
             return
-        others = {p: p.grad for p in self.gradients.parameters.values() if p.grad is not None}
-        self.gradients.write(self.run.balancer.aggregate(self.gradients.jacobian()))
-        for parameter, gradient in others.items():
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        losses = self.mean_losses()
+        tasks = [task for task in self.gradients.tasks if task is not None]
+        step = self.run.balancer.aggregate(self.gradients.jacobian(), tasks, {task: losses[task] for task in tasks})
+        self.gradients.write(step)
         self.apart.close()
         self.gradients = None
 
-    def add(self, losses: dict[str, float]) -> None:
+    def backward(self, loss: Tensor, penalties: Sequence[Tensor]) -> None:
+        """Gradients of one batch; those of penalties belong to no task."""
+        if self.gradients is None:
+            loss, penalties = sum(penalties, loss), ()
+        if loss.requires_grad:
+            loss.backward(retain_graph=bool(penalties))
+        penalty = sum(penalties, torch.zeros((), device=self.run.device))
+        if self.gradients is not None and penalty.requires_grad:
+            with self.gradients.set_aside():
+                penalty.backward()
+
+    def add(self, batch: LabelledImages, losses: Mapping[str, float]) -> None:
         """Keep what a batch gave, as its part of the update."""
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value * self.shares[name]
+        if self.run.balancer.needs_losses_again:
+            self.taken.append((batch, self.shares))
+
+    def after_step(self) -> None:
+        """Tell routines and balancer that the optimizer has stepped."""
+        self.routines.after_step()
+        balancer = self.run.balancer
+        balancer.after_step(self.mean_losses(), self.losses_again() if balancer.needs_losses_again else {})
+
+    def mean_losses(self) -> dict[str, Tensor]:
+        """Each task's mean loss in the update, before its weight."""
+        return {name: torch.as_tensor(value, device=self.run.device) for name, value in self.losses.items()}
+
+    @torch.no_grad()
+    def losses_again(self) -> dict[str, Tensor]:
+        """The losses of the update's batches with the parameters as they are now."""
+        again: dict[str, Tensor] = {}
+        for batch, shares in self.taken:
+            with self.run.autocast():
+                for name, loss in self.task_losses(batch).items():
+                    again[name] = again.get(name, 0.0) + loss * shares[name]
+        return again
 
     def finish_update(self) -> dict[str, float]:
         """The losses of the update that was made."""
-        losses, self.losses = self.losses, {}
+        losses, self.losses, self.taken = self.losses, {}, []
         self.context.step, self.context.batch = self.at.step + 1, ()
         return losses
 

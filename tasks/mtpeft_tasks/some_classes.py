@@ -141,7 +141,7 @@ class Narrowed(Dataset):
             return {**target, "mask": self.values[target["mask"].long()]}
         labels = self.rows[target["labels"]]
         kept = labels != UNKNOWN
-        rows = {name: target[name][kept] for name in ("boxes", "difficult") if name in target}
+        rows: dict[str, Any] = {name: target[name][kept] for name in ("boxes", "difficult") if name in target}
         ignored = {"ignored": target["boxes"][~kept]} if self.others == "ignore" else {}
         return {**target, **rows, **ignored, "labels": labels[kept]}
 

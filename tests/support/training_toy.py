@@ -23,6 +23,7 @@ from mtpeft.api import (
     LowRankPart,
     Method,
     Metric,
+    Routine,
     Sample,
     Score,
     Task,
@@ -188,8 +189,13 @@ class Shrinking(Toy):
     def part(self, site: Any) -> Dropped:
         return Halved(site.shape[1], site.out_features)
 
+    def routine(self) -> HalfAway:
+        return HalfAway(self)
+
+
+class HalfAway(Routine[Shrinking]):
     def begin_update(self, context: Context) -> bool:
-        parts = [placed.part for placed in context.host.parts_of(self, context.tasks) if len(placed.part.A) > 1]
+        parts = [placed.part for placed in context.parts(self.method) if len(placed.part.A) > 1]
         for part in parts if context.step == 2 else ():
             part.cut()
         return context.step == 2 and bool(parts)

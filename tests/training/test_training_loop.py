@@ -8,6 +8,7 @@ import torch
 from support import training_toy
 from support.training_toy import config
 
+from mtpeft.api import Routine
 from mtpeft.backbone import state_sha256
 from mtpeft.errors import DataError, MtpeftError, UsageError
 from mtpeft.schedule import Batch, Begin, Evaluate
@@ -222,9 +223,7 @@ def test_a_group_needs_a_method_that_can_do_without_the_task(tmp_path):
         setup(config(tmp_path / "run", "tasks.a.group=g", method="toy@task"))
 
 
-class Recorder(training_toy.Toy):
-    moments: list[str]
-
+class Recorder(Routine):
     def calibrate(self, context):
         self.moments = [f"calibrate {context.stage}/{context.stages} {','.join(context.seen)}"]
         name, images, targets = next(iter(context.batches()))
@@ -252,11 +251,11 @@ class Recorder(training_toy.Toy):
         self.moments.append("end")
 
 
-def test_methods_are_called_at_their_moments(tmp_path):
+def test_routines_are_called_at_their_moments(tmp_path):
     run = setup(config(tmp_path / "run", "schedule.steps=2", "schedule.accumulate=2", tasks="a=colours"))
-    run.host.methods["toy"].__class__ = Recorder
+    run.host.routines["toy"] = recorder = Recorder(run.host.methods["toy"])
     Loop(run, Quiet()).train()
-    assert run.host.methods["toy"].moments == [
+    assert recorder.moments == [
         "calibrate 0/1 a", "batch a 6 loss True", "begin 0/2",
         "update 0", "penalty 0", "penalty 0", "after 0", "stepped 0 with gradients True",
         "update 1", "penalty 1", "penalty 1", "after 1", "stepped 1 with gradients True", "end",
@@ -267,8 +266,8 @@ def test_a_method_scores_what_it_has_on_validation_samples(tmp_path):
     run = setup(config(tmp_path / "run", "seed=4"))
     loop = Loop(run, Quiet())
     loop.do(next(run.events()))
-    context, opened = loop.stage.context, dict(run._data)
-    run._data = {key: data for key, data in opened.items() if key[1] != "test"}
+    context, opened = loop.stage.context, dict(run.data._opened)
+    run.data._opened = {key: data for key, data in opened.items() if key[1] != "test"}
     run.tasks["a"].dataset = lambda split, seed: pytest.fail(f"it opened {split}")
     run.host.train()
     before = torch.get_rng_state()

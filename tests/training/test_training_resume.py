@@ -225,7 +225,7 @@ def test_a_full_disk_is_one_sentence_and_the_state_before_stays(tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     again = Session.resume(config(tmp_path / "run", "output.save_every=1"))
-    target = "mtpeft.files.sync" if at == "write_json" else "mtpeft.peft.store._write"
+    target = "mtpeft.files.sync" if at == "write_json" else "mtpeft.peft.store.write_tensors"
     monkeypatch.setattr(target, full)
     with pytest.raises(MtpeftError, match="no space left on the disk to write") as caught:
         again.train()
@@ -239,7 +239,7 @@ def test_a_full_disk_at_the_start_leaves_no_run(tmp_path, monkeypatch):
     def full(*given):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("mtpeft.peft.store._write", full)
+    monkeypatch.setattr("mtpeft.peft.store.write_tensors", full)
     with pytest.raises(MtpeftError, match="no space left"):
         Session.start(config(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []

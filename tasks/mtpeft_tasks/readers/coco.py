@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtpeft.api import SPLITS, DataError, Dataset, Split
-from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers import files, walk
 from mtpeft_tasks.readers.boxes import Annotated, Boxed, require_objects
 from mtpeft_tasks.readers.coco_json import Table, load
 from mtpeft_tasks.readers.painted import Drawn, ShapeReader
@@ -98,7 +98,7 @@ class Coco(ShapeReader):
         listed = {os.path.normpath(base / name) for table in tables.values() for name in table.pictures}
         names = " or ".join(sorted({table.file.name for table in tables.values()}))
         for folder in sorted({Path(os.path.normpath(item.image)).parent for item in items}):
-            for file in files.images_in(folder):
+            for file in walk.images_in(folder):
                 if os.fspath(file) not in listed:
                     message = f'image "{file}" has no entry in {names}'
                     self.notice(DataError(message, hint="add one, also for an image without objects: it is left out"))

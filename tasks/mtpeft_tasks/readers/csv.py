@@ -138,7 +138,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     found = sorted(file for file in visible if file.suffix.lower() in DELIMITERS)
     named = by_split(found)
     if "train" in named:
-        return dict(named)
+        return named
     return {"": found[0]} if len(found) == 1 else {}
 
 

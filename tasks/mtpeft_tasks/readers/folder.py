@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mtpeft.api import DataError
-from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers import files, walk
 from mtpeft_tasks.readers.labels import Entry, Files, Found, LabelReader, class_names, holds, image_in
 from mtpeft_tasks.readers.splits import split_files, split_folders
 
@@ -45,7 +45,7 @@ class Folder(LabelReader):
         root = split_folders(path).get("train", path) if path.is_dir() else path
         labels = [child for child in root.iterdir() if child.is_dir()] if root.is_dir() else []
         named = {child.name for child in labels} & set(files.IMAGES)
-        return not named and sum(bool(files.images_under(child)[0]) for child in labels) > 1
+        return not named and sum(bool(walk.images_under(child)[0]) for child in labels) > 1
 
     def _find(self, root: Path) -> tuple[Path, dict[str, list[Entry]]]:
         """The folder that paths are relative to, and the entries of the splits that the data has."""
@@ -65,16 +65,16 @@ class Folder(LabelReader):
     def _scan(self, root: Path, folder: Path) -> list[Entry]:
         """The images in class folders; what else lies there is noticed, unless it is hidden."""
         entries = []
-        for image in files.images_in(folder):
+        for image in walk.images_in(folder):
             if not image.is_dir():
                 message = f'image "{image}" is in no folder of a class, and left out'
                 self.notice(DataError(message, hint="move it to the folder of its class"))
         for label in sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")):
-            images, others = files.images_under(label)
+            images, others = walk.images_under(label)
             paths = [file.relative_to(root).as_posix() for file in images]
             entries += [Entry(path, (label.name,), f'"{path}"') for path in paths]
             for other in others:
-                self.notice(files.unread(other))
+                self.notice(walk.unread(other))
             if not images:
                 self.notice(DataError(f'"{label}" holds no image, and is no class', hint="fill or remove the folder"))
         return entries
@@ -82,7 +82,7 @@ class Folder(LabelReader):
     def _notice_beside(self, root: Path, splits: Container[Path]) -> None:
         """Say which folders beside the splits hold images that belong to none."""
         for folder in sorted(child for child in root.iterdir() if child.is_dir() and child not in splits):
-            if not folder.name.startswith(".") and files.images_under(folder)[0]:
+            if not folder.name.startswith(".") and walk.images_under(folder)[0]:
                 hint = "name it train, val or test, or read it by itself"
                 self.notice(DataError(f'folder "{folder}" is no split by its name, and left out', hint=hint))
 

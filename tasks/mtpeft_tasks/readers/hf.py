@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from mtpeft.api import DataError, Dataset, Split, did_you_mean
-from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers import files, walk
 from mtpeft_tasks.readers.boxes import Annotated, BoxOptions, Object, require_objects
 from mtpeft_tasks.readers.hf_objects import BoxedRows, BoxForm, Layout
 from mtpeft_tasks.readers.labels import Entry, Found, LabelReader, Source, in_order, labels_of
@@ -147,7 +147,7 @@ class HuggingFace(BoxOptions, LabelReader):
 
     def _opened(self, library: ModuleType, path: str) -> Any:
         place = Path(path).expanduser()
-        files.only_regular(place)
+        walk.only_regular(place)
         try:
             if _is_saved(place):
                 return library.load_from_disk(str(place))

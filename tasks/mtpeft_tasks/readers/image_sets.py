@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mtpeft.api import DataError, Dataset, Reader, Sample, Split
 from mtpeft_tasks.maps import IGNORED, MAPS
-from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers import files, walk
 
 _LOOKED_AT = 16  # samples of a split that are decoded before training: all would take minutes for thousands of images
 
@@ -117,7 +117,10 @@ class ImageSetReader(Reader, ABC):
         classes = files.asked_classes(self.names(gives), self.classes)
         named = {name: list(dict.fromkeys(_names(root / file))) for name, file in self.lists.items()}
         names = files.fill_splits(named, dict.fromkeys(named["train"], ""), seed)[split]
-        pictures = {file.stem: file for file in files.images_in(files.folder(root / self.images))}
+        place = files.folder(root / self.images)
+        for error in walk.folders_left_out(place):
+            self.notice(error)
+        pictures = {file.stem: file for file in walk.images_in(place)}
         wanted = self.members(root, split, gives, names)
         items = [self.attempt(self._item, root, name, pictures, gives) for name in wanted]
         data = Maps(self, [item for item in items if item is not None], gives, classes)

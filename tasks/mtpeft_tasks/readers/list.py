@@ -102,7 +102,7 @@ class ListFiles(LabelReader):
             return {split: place / name for split, name in _VTAB[self.protocol].items()}
         for suffix in (".json", ".txt"):
             if "train" in (lists := split_files(place, suffix)):
-                return dict(lists)
+                return lists
         raise DataError(f'"{place}" has no lists', hint="expected train800.txt, train.json or train.txt")
 
     def _listed(self, file: Path) -> list[Entry]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from mtpeft.api import SPLITS, DataError, Dataset, Split
 from mtpeft_tasks.maps import IGNORED
-from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers import files, walk
 from mtpeft_tasks.readers.pixels import Pair, Values, listed, mask_value, masked, named, read_mask
 from mtpeft_tasks.readers.splits import FOLDERS, SplitReader
 
@@ -65,7 +65,7 @@ class Masks(SplitReader):
     def recognises(self, path: Path) -> bool:
         """A folder of images beside one of masks."""
         places = [place for split in SPLITS for place in _places(path, split)] + _unsplit_places(path)
-        return any(all(folder.is_dir() and files.images_under(folder)[0] for folder in place) for place in places)
+        return any(all(folder.is_dir() and walk.images_under(folder)[0] for folder in place) for place in places)
 
     def _pairs(self, root: Path, split: str) -> list[Pair] | None:
         """The pairs of a split, or None if the data does not have it."""
@@ -98,9 +98,9 @@ class Masks(SplitReader):
     def _by_stem(self, folder: Path) -> dict[str, Path]:
         """The images in a folder and below it, by their paths in it without the ending."""
         found: dict[str, Path] = {}
-        images, others = files.images_under(folder)
+        images, others = walk.images_under(folder)
         for other in others:
-            self.notice(files.unread(other))
+            self.notice(walk.unread(other))
         for file in images:
             name = file.relative_to(folder).with_suffix("").as_posix()
             if (other := found.setdefault(name, file)) is not file:

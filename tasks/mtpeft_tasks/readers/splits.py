@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from mtpeft.api import DataError, Reader, Split
 from mtpeft_tasks.readers import files
 
-_WORDS: dict[Split, tuple[str, ...]] = {
+_WORDS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "trainingset"),
     "val": ("val", "valid", "validation", "dev", "valset", "validationset"),
     "test": ("test", "testing", "eval", "evaluation", "testset", "testingset"),
@@ -26,7 +26,7 @@ Item = TypeVar("Item", bound=Hashable)
 T = TypeVar("T")
 
 
-def split_of(name: str) -> Split | None:
+def split_of(name: str) -> str | None:
     """The split that a name says, in any case; None for other names.
 
     >>> split_of("Validation"), split_of("photos")
@@ -35,7 +35,7 @@ def split_of(name: str) -> Split | None:
     return _SPLIT_OF.get(name.lower())
 
 
-def split_folders(root: Path) -> dict[Split, Path]:
+def split_folders(root: Path) -> dict[str, Path]:
     """The folders in ``root`` that are named as splits.
 
     Raises:
@@ -44,7 +44,7 @@ def split_folders(root: Path) -> dict[Split, Path]:
     return by_split(child for child in root.iterdir() if child.is_dir())
 
 
-def split_files(root: Path, suffix: str) -> dict[Split, Path]:
+def split_files(root: Path, suffix: str) -> dict[str, Path]:
     """The files in ``root`` that are named as splits and end in ``suffix``.
 
     Raises:
@@ -53,13 +53,13 @@ def split_files(root: Path, suffix: str) -> dict[Split, Path]:
     return by_split(child for child in root.glob(f"*{suffix}") if child.is_file()) if root.is_dir() else {}
 
 
-def by_split(places: Iterable[Path]) -> dict[Split, Path]:
+def by_split(places: Iterable[Path]) -> dict[str, Path]:
     """Those of the files and folders that are named as splits, by split.
 
     Raises:
         DataError: where two say the same one.
     """
-    found: dict[Split, Path] = {}
+    found: dict[str, Path] = {}
     for place in sorted(places):
         split = split_of(place.stem if place.is_file() else place.name)
         if split is not None and (other := found.setdefault(split, place)) is not place:

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision import datasets
 
 from mtpeft.api import DataError, UsageError, did_you_mean
-from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers import files, walk
 from mtpeft_tasks.readers.labels import Entry, Found, LabelReader, Source
 
 
@@ -97,7 +97,7 @@ class TorchvisionData(LabelReader):
         if not at or not place:
             raise UsageError(f'"torchvision:{path}" names no folder', hint=f"for example torchvision:{name}@data")
         root = Path(place).expanduser() if self.download else files.folder(place)
-        files.only_regular(root)
+        walk.only_regular(root)
         known = KNOWN[name]
         where = f'{name} in "{root}"'
         sets = {split: self._opened(name, root, split) for split in known.splits}

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 from mtpeft.api import DataError, Dataset, Split
 from mtpeft_tasks.maps import IGNORED
-from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers import files, walk
 from mtpeft_tasks.readers.boxes import Annotated, Boxed, BoxReader, Object, require_objects
 from mtpeft_tasks.readers.pixels import Pair, Values, listed, masked
 from mtpeft_tasks.readers.splits import split_files
@@ -129,7 +129,10 @@ class Voc(BoxReader):
     def _pictures(self, root: Path) -> dict[str, Path]:
         """The images by the stems of their names."""
         found: dict[str, Path] = {}
-        for file in files.images_in(files.folder(root / "JPEGImages")):
+        place = files.folder(root / "JPEGImages")
+        for error in walk.folders_left_out(place):
+            self.notice(error)
+        for file in walk.images_in(place):
             if (other := found.setdefault(file.stem, file)) is not file:
                 message = f'images "{other}" and "{file}" share an annotation'
                 self.report(DataError(message, hint="give one of them another name, or remove it"))

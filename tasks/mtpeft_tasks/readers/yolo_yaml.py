@@ -11,7 +11,7 @@ import yaml
 from pydantic import Strict, TypeAdapter, ValidationError
 
 from mtpeft.api import SPLITS, DataError
-from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers import files, walk
 from mtpeft_tasks.readers.splits import FOLDERS
 from mtpeft_tasks.readers.typed import in_words
 
@@ -141,7 +141,7 @@ def _images(root: Path, base: Path, where: str, entry: str | Sequence[str]) -> l
         while text.startswith("../"):
             text = text.removeprefix("../")
         place = files.inside(base, text, where)
-        images = files.images_under(place)[0] if place.is_dir() else _listed(base, place)
+        images = walk.images_under(place)[0] if place.is_dir() else _listed(base, place)
         if not images:
             raise DataError(f'{where}: "{text}" has no images', hint="give a folder of images, or a list of them")
         for image in images:

@@ -13,7 +13,7 @@ from support.reader_samples import labels, names, picture, pictures, problems, r
 from mtpeft.api import SPLITS, DataError, UsageError, open_data
 from mtpeft.data.reader import open_reader
 from mtpeft_tasks.names import unseen
-from mtpeft_tasks.readers import files
+from mtpeft_tasks.readers import files, walk
 from mtpeft_tasks.readers.splits import FOLDERS, split_of
 from mtpeft_tasks.readers.yolo_yaml import _unique
 
@@ -43,7 +43,7 @@ def every(data: str) -> list[str]:
 @pytest.mark.parametrize("ending", WRITTEN)
 def test_what_pillow_decodes_is_an_image(tmp_path, ending):
     Image.init()
-    if WRITTEN[ending] not in files.formats():
+    if WRITTEN[ending] not in walk.formats():
         pytest.skip(f"this Pillow has no {WRITTEN[ending]}")
     data = folders(tmp_path)
     (tmp_path / "cat").mkdir()
@@ -54,8 +54,8 @@ def test_what_pillow_decodes_is_an_image(tmp_path, ending):
 
 
 def test_formats_that_run_another_program_are_none():
-    assert {"EPS", "WMF", "HDF5", "MPEG"} & set(files.formats()) == set()
-    assert not files.suffixes() & {".eps", ".ps", ".pdf", ".h5", ".mpg", ".txt"}
+    assert {"EPS", "WMF", "HDF5", "MPEG"} & set(walk.formats()) == set()
+    assert not walk.suffixes() & {".eps", ".ps", ".pdf", ".h5", ".mpg", ".txt"}
 
 
 def test_postscript_in_disguise_is_not_opened(tmp_path):
@@ -189,6 +189,14 @@ def voc(root: Path, name: str) -> None:
         text = f"<annotation><object><name>a</name>{box}</object></annotation>"
         (notes / f"{name}{number}.xml").write_text(text)
     (lists / f"{name}.txt").write_text("".join(f"{name}{number}\n" for number in range(3)))
+
+
+def test_images_below_a_flat_folder_are_said(tmp_path):
+    voc(tmp_path, "train")
+    assert noticed(f"voc:{tmp_path}") == []
+    picture(tmp_path / "JPEGImages/more/1.png")
+    (remark,) = noticed(f"voc:{tmp_path}")
+    assert 'JPEGImages/more" holds images, and is left out' in remark
 
 
 def test_two_folders_of_one_split_are_an_error(tmp_path):

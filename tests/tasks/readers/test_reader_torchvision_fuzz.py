@@ -20,8 +20,8 @@ from support.torchvision_samples import HASHED, MADE, pixels
 from torchvision import datasets
 
 from mtpeft.api import DataError, MtpeftError, open_data
-from mtpeft_tasks.readers.files import suffixes
 from mtpeft_tasks.readers.torchvision import KNOWN
+from mtpeft_tasks.readers.walk import suffixes
 
 # torchvision leaves files open that it cannot decode.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
