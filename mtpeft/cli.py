@@ -147,7 +147,7 @@ def evaluate(
 def predict(
     run: Run,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")],
-    task: Annotated[str, typer.Option(metavar="NAME", help="The task to answer.")],
+    task: Annotated[str, typer.Option(metavar="NAME", help="The task to answer; or several: det,seg.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where JSON and pictures go.")] = Path("predictions"),
     json: Json = False,
 ) -> None:

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from mtpeft.commands.output import print_json, print_table
 from mtpeft.config import load as load_config
+from mtpeft.data.shared_images import together
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.names import visible
+from mtpeft.score import Score
 from mtpeft.task import SPLITS
-from mtpeft.training.evaluate import evaluate
+from mtpeft.training.evaluate import evaluate_together
 from mtpeft.training.gallery import gallery, write_galleries
 from mtpeft.training.manifest import Manifest, data_changes
 from mtpeft.training.run_files import refuse_existing
@@ -40,14 +44,15 @@ def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bo
     opened = open_run(folder)
     changed = data_changes(Manifest.read(folder), opened, (split,))
     _say(f"warning: {sentence}" for sentence in changed.values())
-    rows, drawn = [], {}
-    for name in opened.host.tasks:
+    scores: dict[str, Score] = {}
+    drawn: dict[str, Image.Image] = {}
+    names_of_passes = together(opened.tasks, opened.host.tasks).values()
+    for names in [(name,) for name in opened.host.tasks] if best else names_of_passes:
         if best:
-            opened.restore(find_adapter(folder, name))
-        score = evaluate(opened, name, split)
-        rows.append(_row(opened.tasks[name], name, name in changed) | score.to_dict())
-        if pictures is not None:
-            drawn[name] = gallery(opened, name, split)
+            opened.restore(find_adapter(folder, names[0]))
+        scores |= evaluate_together(opened, names, split)
+        drawn |= {name: gallery(opened, name, split) for name in names if pictures is not None}
+    rows = [_row(opened.tasks[name], name, name in changed) | scores[name].to_dict() for name in opened.host.tasks]
     if pictures is not None:
         write_galleries(pictures, drawn)
     if json:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -188,19 +189,26 @@ class Host(nn.Module):
         method = next(filter(overrides_encode, self.methods.values()), None)
         return self.run(images, route) if method is None else method.encode(self, images, route)
 
-    def each(self, images: Tensor, tasks: Sequence[str]) -> dict[str, Features]:
+    def each(self, images: Tensor, tasks: Sequence[str] | Mapping[str, Sequence[int]]) -> dict[str, Features]:
         """Features of the same ``images (B, C, H, W)`` for several tasks.
 
         What they share runs once: the pass forks where their parts first differ.
+
+        Args:
+            tasks: their names, or for each task the rows of the images that it is asked for, at least one.
         """
-        for task in tasks:
+        rows = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks, range(len(images)))
+        for task in rows:
             self._known(task)
-        size, names = len(images), list(tasks)
-        if any(map(overrides_encode, self.methods.values())) or len(names) == 1 or self.running.gradients is not None:
-            features = self(torch.cat([images] * len(names)), [name for name in names for _ in range(size)])
+        index = [row for own in rows.values() for row in own]
+        forks = self.running.gradients is None and not any(map(overrides_encode, self.methods.values()))
+        if forks and len(index) > len(images):
+            features = self.running.each(images, rows)
         else:
-            features = self.running.each(images, names)
-        return {name: features[index * size : (index + 1) * size] for index, name in enumerate(names)}
+            names = [task for task, own in rows.items() for _ in own]
+            features = self(images if index == list(range(len(images))) else images[index], names)
+        starts = dict(zip(rows, accumulate(map(len, rows.values()), initial=0), strict=False))
+        return {task: features[starts[task] : starts[task] + len(own)] for task, own in rows.items()}
 
     def answers(self, batches: Mapping[str, Tensor]) -> dict[str, Answer]:
         """The one door from images to outputs: ``{task: images (B_t, C, H, W)}`` in one pass of the backbone.
@@ -210,14 +218,23 @@ class Host(nn.Module):
         """
         if not self.training:
             return {task: self._evaluated(task, images) for task, images in batches.items()}
-        names = [task for task, images in batches.items() for _ in range(len(images))]
-        features = self(torch.cat(list(batches.values())), names if len(batches) > 1 else names[0])
-        given, start = {}, 0
-        for task, images in batches.items():
-            own = features[start : start + len(images)]
-            given[task] = Answer(self.head_of(task)(own), own)
-            start += len(images)
-        return given
+        stops = list(accumulate(map(len, batches.values())))
+        rows = {task: range(*ends) for task, ends in zip(batches, pairwise([0, *stops]), strict=True)}
+        return self.answers_on(torch.cat(list(batches.values())), rows)
+
+    def answers_on(self, images: Tensor, tasks: Sequence[str] | Mapping[str, Sequence[int]]) -> dict[str, Answer]:
+        """The same door for several tasks on the same ``images (B, C, H, W)``: what they share runs once (`each`).
+
+        Args:
+            tasks: their names, or for each task the rows of the images that it is asked for, at least one.
+        """
+        rows = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks, range(len(images)))
+        combined = any(map(overrides_answer, self.methods.values()))
+        alone = [task for task in rows if not self.training and (combined or self.heads.in_group(task))]
+        others = {task: own for task, own in rows.items() if task not in alone}
+        features = self.each(images, others) if others else {}
+        answers = {task: Answer(self.head_of(task)(own), own) for task, own in features.items()}
+        return {t: answers[t] if t in answers else self._evaluated(t, images[list(own)]) for t, own in rows.items()}
 
     def _evaluated(self, task: str, images: Tensor) -> Answer:
         told, head = None if self.heads.in_group(task) else task, self.head_of(task)
@@ -227,10 +244,18 @@ class Host(nn.Module):
         features = self(images, told)
         return Answer(head(features), features)
 
-    def predict(self, images: Tensor, task: str) -> Any:
-        """The outputs of a task's head for ``images (B, C, H, W)``; see `answers`."""
-        self._known(task)
-        return self.answers({task: images})[task].outputs
+    @overload
+    def predict(self, images: Tensor, task: str) -> Any: ...
+
+    @overload
+    def predict(self, images: Tensor, task: Sequence[str]) -> dict[str, Any]: ...
+
+    def predict(self, images: Tensor, task: str | Sequence[str]) -> Any:
+        """The outputs of a task's head for ``images (B, C, H, W)``, or of several tasks' heads; see `answers`."""
+        if isinstance(task, str):
+            self._known(task)
+            return self.answers({task: images})[task].outputs
+        return {name: answer.outputs for name, answer in self.answers_on(images, task).items()}
 
     def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
         """One host pass, or one for each task where the active parts do not allow a mixed one.

@@ -56,6 +56,7 @@ _ALWAYS = (
     merging_and_saving.saves_what_it_trains,
     routing.mixed_equals_separate,
     routing.composes_with_itself,
+    routing.several_tasks_take_one_pass,
     routing.keeps_task_gradients_apart,
     routing.checkpoints,
     routing.compiles,

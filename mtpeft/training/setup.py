@@ -33,6 +33,7 @@ from mtpeft.training.checkpoint import current_state
 from mtpeft.training.declared import check_declarations
 from mtpeft.training.manifest import Manifest
 from mtpeft.training.run import Run
+from mtpeft.training.sharing import check_shared_images
 
 
 def choose_device(name: str) -> torch.device:
@@ -103,6 +104,7 @@ def setup(
     run.matrix = ResultMatrix(task_records(run), schedule.stage_tasks(list(run.trained)))
     if check_data:
         check_labels(run)
+        check_shared_images(run)
     return run
 
 

@@ -209,6 +209,8 @@ def _broken_core(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
         monkeypatch.setattr(hooks.ModuleHook, "_restore", lambda self, x: None)
     elif fault == "samples see the parts of other tasks":
         monkeypatch.setattr(lowrank, "_mask", lambda plain, z, *rest: torch.ones_like(z))
+    elif fault == "a fork mixes samples up":
+        monkeypatch.setattr(hooks, "copied", lambda x, rows, size: x[[(row + 1) % size for row in rows]])
     elif fault == "running statistics move":
         monkeypatch.setattr(Host, "train", nn.Module.train)
     elif fault == "a hook stays behind":
@@ -229,6 +231,7 @@ def _broken_core(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
 CORE_FAULTS = [
     ("a checkpoint reads its route late", "checkpoints", "vit", "task"),
     ("samples see the parts of other tasks", "mixed_equals_separate", "vit", "task"),
+    ("a fork mixes samples up", "several_tasks_take_one_pass", "vit", "task"),
     ("running statistics move", "leaves_the_backbone_alone", "resnet", "shared"),
     ("a hook stays behind", "leaves_the_backbone_alone", "vit", "shared"),
     ("files hold more than was trained", "saves_what_it_trains", "vit", "shared"),

@@ -31,10 +31,7 @@ def main(root: str, arguments: list[str]) -> int:
     from mtpeft.cli import main as mtpeft
 
     sys.addaudithook(hook)
-    if arguments[0] == "load":
-        code = load(Path(arguments[1]))
-    else:
-        code = mtpeft(arguments)
+    code = load(Path(arguments[1])) if arguments[0] == "load" else mtpeft(arguments)
     print("AUDIT" + json.dumps(seen | {"code": code}))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -223,10 +224,8 @@ def test_numbers_of_every_method_are_bounded(tmp_path: Path) -> None:
             copy = Path(shutil.copytree(tmp_path / id, tmp_path / f"{id}.{setting.name}"))
             rewritten(copy, _set("methods", 0, "settings", setting.name)(10**9))
             start = time.process_time()
-            try:
+            with contextlib.suppress(MtpeftError):
                 mtpeft.load(copy, backbone).detach()
-            except MtpeftError:
-                pass
             if time.process_time() - start > 4:
                 slow.append(f"{id}.{setting.name}")
     assert not slow

@@ -64,12 +64,27 @@ def beginning(path: Path, size: int) -> bytes:
         return b""
 
 
+def origin(path: Path) -> str:
+    """What an image file is known by, wherever links lead to it from."""
+    return os.path.realpath(path)
+
+
 def read_image(path: Path) -> Image.Image:
-    """An upright RGB image.
+    """An upright RGB image. Asked for the same file again, it is not decoded again: several tasks may label it.
 
     Raises:
         DataError: naming the file, where it is missing, truncated or no image.
     """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # the last: a NUL in the path
+        return _read_image(path, ())
+    return _read_image(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _read_image(path: Path, state: tuple[int, ...]) -> Image.Image:
+    """``state`` tells the file from what was there before."""
     image = decode(path)
     try:
         return to_rgb(image)

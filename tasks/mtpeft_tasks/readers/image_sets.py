@@ -64,6 +64,9 @@ class Maps(Dataset):
             raise DataError(message, hint="255 is for pixels without a class")
         return torch.from_numpy(self.table[values])
 
+    def origin(self, index: int) -> str:
+        return files.origin(self.items[index].image)
+
     def shown(self, index: int) -> frozenset[str] | None:
         """From the mask itself: there is no other place that says it."""
         if self.gives != "mask":

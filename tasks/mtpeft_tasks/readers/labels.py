@@ -65,6 +65,10 @@ class Source(ABC):
         """
         return path
 
+    def origin(self, path: str) -> str:
+        """What the image is known by, among those of other sources too."""
+        return path
+
     def state(self, path: str) -> str:
         """What tells an image from another one of this path; empty where nothing does."""
         return ""
@@ -82,6 +86,9 @@ class Files(Source):
     def checked(self, path: str) -> str:
         files.image_size(self.root / path)
         return path
+
+    def origin(self, path: str) -> str:
+        return files.origin(self.root / path)
 
     def state(self, path: str) -> str:
         return files.stated(self.root / path)
@@ -125,6 +132,9 @@ class Labelled(Dataset):
         labels = [self.index[label] for label in entry.labels]
         target = {"labels": torch.tensor(labels, dtype=torch.int64)} if self.several else {"label": labels[0]}
         return Sample(self.source.image(entry.path), {**target, "classes": self.classes}, entry.path)
+
+    def origin(self, index: int) -> str:
+        return self.source.origin(self.entries[index].path)
 
     def shown(self, index: int) -> frozenset[str]:
         return frozenset(self.entries[index].labels)
