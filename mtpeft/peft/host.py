@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,7 +18,8 @@ from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft import merging
-from mtpeft.peft.assembly import Assembly, check_methods, overrides_answer, overrides_encode
+from mtpeft.peft.answers import Answer, Rows, answers_of, features_of, predictions_of, rows_of
+from mtpeft.peft.assembly import Assembly, check_methods, overrides_encode
 from mtpeft.peft.contents import describe, take
 from mtpeft.peft.gradients import TaskGradients
 from mtpeft.peft.method import Method, Stateful
@@ -31,19 +30,6 @@ from mtpeft.peft.route import Route
 from mtpeft.peft.running import Running
 from mtpeft.peft.store import AdapterContents, read_adapter, write_adapter
 from mtpeft.peft.trace import native_size
-
-
-@dataclass
-class Answer:
-    """What a host gives for a task's images.
-
-    Attributes:
-        outputs: of the task's head.
-        features: of the images; None where a method combined several passes.
-    """
-
-    outputs: Any
-    features: Features | None = None
 
 
 class Host(nn.Module):
@@ -189,7 +175,7 @@ class Host(nn.Module):
         method = next(filter(overrides_encode, self.methods.values()), None)
         return self.run(images, route) if method is None else method.encode(self, images, route)
 
-    def each(self, images: Tensor, tasks: Sequence[str] | Mapping[str, Sequence[int]]) -> dict[str, Features]:
+    def each(self, images: Tensor, tasks: Sequence[str] | Rows) -> dict[str, Features]:
         """Features of the same ``images (B, C, H, W)`` for several tasks.
 
         What they share runs once: the pass forks where their parts first differ.
@@ -197,65 +183,31 @@ class Host(nn.Module):
         Args:
             tasks: their names, or for each task the rows of the images that it is asked for, at least one.
         """
-        rows = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks, range(len(images)))
-        for task in rows:
-            self._known(task)
-        index = [row for own in rows.values() for row in own]
-        forks = self.running.gradients is None and not any(map(overrides_encode, self.methods.values()))
-        if forks and len(index) > len(images):
-            features = self.running.each(images, rows)
-        else:
-            names = [task for task, own in rows.items() for _ in own]
-            features = self(images if index == list(range(len(images))) else images[index], names)
-        starts = dict(zip(rows, accumulate(map(len, rows.values()), initial=0), strict=False))
-        return {task: features[starts[task] : starts[task] + len(own)] for task, own in rows.items()}
+        return features_of(self, images, self._rows(tasks, images))
 
-    def answers(self, batches: Mapping[str, Tensor]) -> dict[str, Answer]:
-        """The one door from images to outputs: ``{task: images (B_t, C, H, W)}`` in one pass of the backbone.
-
-        In evaluation a method may combine several passes or logits (`Method.answer`), and tasks of a group are told
-        apart by their shared head alone: the host is not told which one it is.
-        """
-        if not self.training:
-            return {task: self._evaluated(task, images) for task, images in batches.items()}
-        stops = list(accumulate(map(len, batches.values())))
-        rows = {task: range(*ends) for task, ends in zip(batches, pairwise([0, *stops]), strict=True)}
-        return self.answers_on(torch.cat(list(batches.values())), rows)
-
-    def answers_on(self, images: Tensor, tasks: Sequence[str] | Mapping[str, Sequence[int]]) -> dict[str, Answer]:
-        """The same door for several tasks on the same ``images (B, C, H, W)``: what they share runs once (`each`).
-
-        Args:
-            tasks: their names, or for each task the rows of the images that it is asked for, at least one.
-        """
-        rows = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks, range(len(images)))
-        combined = any(map(overrides_answer, self.methods.values()))
-        alone = [task for task in rows if not self.training and (combined or self.heads.in_group(task))]
-        others = {task: own for task, own in rows.items() if task not in alone}
-        features = self.each(images, others) if others else {}
-        answers = {task: Answer(self.head_of(task)(own), own) for task, own in features.items()}
-        return {t: answers[t] if t in answers else self._evaluated(t, images[list(own)]) for t, own in rows.items()}
-
-    def _evaluated(self, task: str, images: Tensor) -> Answer:
-        told, head = None if self.heads.in_group(task) else task, self.head_of(task)
-        method = next(filter(overrides_answer, self.methods.values()), None)
-        if method is not None:
-            return Answer(method.answer(self, images, told, head))
-        features = self(images, told)
-        return Answer(head(features), features)
+    def answers(self, images: Tensor, tasks: Sequence[str] | Rows) -> dict[str, Answer]:
+        """Features and outputs of each task's head for its rows of the same ``images``; see `each`."""
+        return answers_of(self, images, self._rows(tasks, images))
 
     @overload
     def predict(self, images: Tensor, task: str) -> Any: ...
 
     @overload
-    def predict(self, images: Tensor, task: Sequence[str]) -> dict[str, Any]: ...
+    def predict(self, images: Tensor, task: Sequence[str] | Rows) -> dict[str, Any]: ...
 
-    def predict(self, images: Tensor, task: str | Sequence[str]) -> Any:
-        """The outputs of a task's head for ``images (B, C, H, W)``, or of several tasks' heads; see `answers`."""
-        if isinstance(task, str):
+    def predict(self, images: Tensor, task: str | Sequence[str] | Rows) -> Any:
+        """The outputs of a task's head for ``images (B, C, H, W)``, or of several tasks' heads; see `each`.
+
+        In evaluation a method may combine several passes (`Method.answer`), and the tasks of a group are not told.
+        """
+        rows = self._rows([task] if isinstance(task, str) else task, images)
+        outputs = predictions_of(self, images, rows)
+        return outputs[task] if isinstance(task, str) else outputs
+
+    def _rows(self, tasks: Sequence[str] | Rows, images: Tensor) -> Rows:
+        for task in tasks:
             self._known(task)
-            return self.answers({task: images})[task].outputs
-        return {name: answer.outputs for name, answer in self.answers_on(images, task).items()}
+        return rows_of(tasks, len(images))
 
     def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
         """One host pass, or one for each task where the active parts do not allow a mixed one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -75,7 +76,9 @@ class Training:
         """The forward pass: every task's batch, as routines see it."""
         context = self.context
         met = {task: batch(self.case, self.host, task) for task in context.tasks}
-        answers = self.host.answers({task: images for task, (_, images, _) in met.items()})
+        stops = list(accumulate(len(images) for _, images, _ in met.values()))
+        rows = {task: range(*ends) for task, ends in zip(met, pairwise([0, *stops]), strict=True)}
+        answers = self.host.answers(torch.cat([images for _, images, _ in met.values()]), rows)
         context.batch = tuple(
             TaskBatch(task, _keys(task, images), images, targets, answers[task].features, answers[task].outputs)
             for task, (_, images, targets) in met.items()

@@ -87,11 +87,8 @@ def predict_on(
 ) -> dict[str, list[dict[str, Any]]]:
     """`predict` for several tasks, each on its ``rows`` of the images: what they share runs once."""
     with run.autocast():
-        answers = run.host.answers_on(images, rows)
-    return {
-        name: run.tasks[name].decode(run.host.head_of(name), answer.outputs, targets[name])
-        for name, answer in answers.items()
-    }
+        outputs = run.host.predict(images, rows)
+    return {name: run.tasks[name].decode(run.host.head_of(name), own, targets[name]) for name, own in outputs.items()}
 
 
 @torch.no_grad()

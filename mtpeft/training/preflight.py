@@ -45,7 +45,8 @@ def _check_stage(loop: Loop, begin: Begin) -> None:
             run.meet(name)
     for name in names if len(names) > 1 else ():
         with _named(f'task "{name}"'):
-            _open(loop, (name,)).task_losses(loop.stage.next_batch())
+            stage = _open(loop, (name,))
+            stage.task_losses(stage.next_batch(Batch(_quota(run, (name,)))))
     with _named(f'task "{names[0]}"' if len(names) == 1 else f"stage {begin.stage + 1}"):
         stage = _open(loop, names)
         loop.do(Batch(_quota(run, names)))

@@ -149,7 +149,7 @@ class Stage:
 
     def task_losses(self, batch: LabelledImages) -> dict[str, Tensor]:
         """The mean loss of each task of a batch, all of whose images take one pass; routines see the batch."""
-        answers = self.run.host.answers_on(batch.images, batch.rows)
+        answers = self.run.host.answers(batch.images, batch.rows)
         self.context.batch = tuple(
             TaskBatch(
                 name, batch.keys[name], batch.images_of(name), batch.targets[name], answer.features, answer.outputs

@@ -27,7 +27,9 @@ from mtpeft.training.setup import open_run
 READING: dict[str, Callable[[Path, Path], list[str]]] = {
     "load": lambda run, root: ["load", str(run / "adapter")],
     "report": lambda run, root: ["report", str(run)],
-    "predict": lambda run, root: ["predict", str(run), str(root / "picture.png"), "--task", "cls", "--out", str(root / "out")],
+    "predict": lambda run, root: [
+        "predict", str(run), str(root / "picture.png"), "--task", "cls", "--out", str(root / "out")
+    ],
     "export": lambda run, root: ["export", str(run), "--to", "timm", "--out", str(root / "merged.safetensors")],
 }  # fmt: skip
 

@@ -139,7 +139,8 @@ class HidePrompt(Retrieving):
     def closeness(self, query: Tensor, parts: Sequence[Sequence[Any]]) -> Tensor:
         """The largest log posterior of each task's classes, but for a constant of the image."""
         described: list[DescribedPrefix] = [own[0] for own in parts]
-        covariance = sum(part.scatter for part in described) / sum(part.count for part in described).clamp(min=1)
+        count = torch.stack([part.count for part in described]).sum().clamp(min=1)
+        covariance = torch.stack([part.scatter for part in described]).sum(0) / count
         covariance.diagonal().add_(_SHRINK * covariance.diagonal().mean() + _JITTER * _SHRINK)
         closeness = query.new_full((len(query), len(described)), -torch.inf)
         for index, part in enumerate(described):

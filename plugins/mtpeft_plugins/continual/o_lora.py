@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -63,4 +64,4 @@ class Orthogonality(Routine[OLora]):
         for own in placed:
             if own.owner in context.tasks:
                 others = [p for p in placed if p.site.name == own.site.name and p.owner in context.host.frozen]
-                yield own.part, [p.part.A.detach().flatten(1) for p in others]
+                yield cast(LowRankUpdate, own.part), [cast(Tensor, p.part.A).detach().flatten(1) for p in others]
