@@ -214,7 +214,7 @@ def broken() -> Iterator[Case]:
             script = "import sys; from mtpeft.cli import main; sys.exit(main(sys.argv[1:]))"
             done = subprocess.run([sys.executable, "-c", script, "plugins", "--json"], env=environment, text=True,
                                   capture_output=True, check=False)  # fmt: skip
-            states = {row["name"]: row["state"] for row in json.loads(done.stdout)}
+            states = {row["name"]: row["state"] for row in json.loads(done.stdout)["plugins"]}
             good = states.get("mtpeft-good") == "loaded" and states.get("mtpeft-bad") != "loaded"
             named = words in done.stdout.replace("\\\\", "\\") or words in done.stdout.replace('\\"', '"')
             fine = done.returncode == 1 and good and "Traceback" not in done.stderr

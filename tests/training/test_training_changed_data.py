@@ -176,6 +176,18 @@ def test_data_may_move_where_the_configuration_says_so(root, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
+def test_another_version_is_a_note(root):
+    path = root / "run" / "manifest.json"
+    about = json.loads(path.read_text())
+    about["versions"]["timm"] = "0.1"
+    about["plugins"].append({"name": "gone", "package": "mtpeft-gone", "version": "3"})
+    path.write_text(json.dumps(files.sealed(about)))
+    session = Session.resume(build(root))
+    session.lock.release()
+    notes = [remark for remark in session.run.remarks if remark.startswith("the run was started with")]
+    assert len(notes) == 2 and "timm 0.1, and here is" in notes[0] and "gone 3, and here is none" in notes[1]
+
+
 @pytest.mark.parametrize("file", ["manifest.json", "results.json"])
 def test_a_changed_value_in_a_sealed_file_is_refused(root, file):
     path = root / "run" / file
@@ -208,3 +220,13 @@ def test_results_without_a_seal_are_a_users_own(root, capsys):
 )
 def test_the_first_difference_is_named(before, now, said):
     assert first_difference(before, now) == said
+
+
+def test_every_decision_of_the_documents_has_its_test():
+    root = Path(__file__).parents[2]
+    table = (root / "docs" / "runs.md").read_text().split("## One name for two things")[1]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
+    named = {row[4].strip().strip("`") for row in rows}
+    tests = "".join(path.read_text() for path in (root / "tests").rglob("test_*.py"))
+    missing = [name for name in named if name.startswith("test_") and f"def {name}(" not in tests]
+    assert not missing and len(named) > 10
