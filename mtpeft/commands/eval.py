@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mtpeft.task import SPLITS
 from mtpeft.training.evaluate import evaluate_together
 from mtpeft.training.gallery import gallery, write_galleries
 from mtpeft.training.manifest import Manifest, data_changes
-from mtpeft.training.run_files import refuse_existing
+from mtpeft.training.run_files import named_outside, refuse_existing
 from mtpeft.training.setup import find_adapter, find_config, open_run
 
 
@@ -40,7 +40,7 @@ def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bo
         raise UsageError(f'there is no split "{split}"', hint=did_you_mean(split, SPLITS))
     if pictures is not None:
         refuse_existing(pictures, hint="give another --pictures")
-    _say(_sources(folder))
+    _say(f"reads {setting}: {value}" for setting, value in named_outside(load_config(find_config(folder))).items())
     opened = open_run(folder)
     changed = data_changes(Manifest.read(folder), opened, (split,))
     _say(f"warning: {sentence}" for sentence in changed.values())
@@ -66,16 +66,6 @@ def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bo
 def _row(task: Any, name: str, changed: bool) -> dict[str, Any]:
     about = {"task": name, "metric": task.metric_name, "unit": task.unit}
     return about | ({"data_changed": True} if changed else {})
-
-
-def _sources(folder: Path) -> Iterator[str]:
-    """What a run's configuration names, before it is read: the folder may be another's."""
-    config = load_config(find_config(folder))
-    for name, task in config.tasks.items():
-        if task.settings.get("data"):
-            yield f'reads the data of "{name}": {task.settings["data"]}'
-    if config.weights:
-        yield f"reads weights: {config.weights}"
 
 
 def _say(sentences: Iterable[str]) -> None:

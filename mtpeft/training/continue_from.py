@@ -12,7 +12,7 @@ from mtpeft.evaluation import ResultMatrix
 from mtpeft.training.manifest import Manifest, Origin, data_changes
 from mtpeft.training.run import Run
 from mtpeft.training.run_files import read_results
-from mtpeft.training.setup import find_adapter
+from mtpeft.training.setup import find_adapter, find_config
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Inheritance:
             UsageError: if they have other methods, another backbone, or a task of one name and two types.
         """
         find_adapter(folder)
-        before = load_config(folder / "config.toml")
+        before = load_config(find_config(folder))
         for name in ("methods", "backbone", "backbone_options", "weights", "image_size", "normalization"):
             if getattr(before, name) != getattr(config, name):
                 hint = f"what is trained already needs the same methods and backbone: {folder / 'config.toml'} has them"
@@ -92,6 +92,6 @@ class Inheritance:
         if source is not None and (not origin.run or source.resolve() != Path(origin.run).resolve()):
             message = f'"{folder}" was started from {origin.run or "no other run"}, and not from "{source}"'
             raise UsageError(message, hint="resume it without --from, or give another --out")
-        before = load_config(folder / "config.toml").tasks
+        before = load_config(find_config(folder)).tasks
         lacking = {name: before[name] for name in origin.tasks if name in before and name not in config.tasks}
         return Inheritance(origin.run, origin.tasks, origin.stages), replace(config, tasks=lacking | config.tasks)

@@ -109,7 +109,7 @@ class Manifest:
             plain["origin"] = plain.pop("from")
         manifest = parse(Manifest, plain, f'"{path}"')
         check_seal(data, path)
-        manifest._check_config(folder / "config.toml")
+        manifest._check_config(within(folder, "config.toml"))
         return manifest
 
     def _check_config(self, path: Path) -> None:

@@ -45,7 +45,7 @@ def refuse_changes(config: Config, folder: Path) -> None:
 
 def first_change(config: Config, folder: Path) -> str:
     """The first setting that is another than in the run, and decides what is trained; empty for none."""
-    before = load_config(folder / "config.toml")
+    before = load_config(within(folder, "config.toml"))
     decisive = (name for name in vars(config) if name not in _MAY_CHANGE)
     return next((name for name in decisive if getattr(config, name) != getattr(before, name)), "")
 
@@ -57,7 +57,7 @@ def is_untrained(folder: Path) -> bool:
         return False
     states = [place for place in (folder / "state").glob("*") if place.is_dir()]
     with suppress(MtpeftError):
-        return not states or read_position(current_state(folder / "state")).at.events == 0
+        return not states or read_position(current_state(within(folder, "state"))).at.events == 0
     return False
 
 

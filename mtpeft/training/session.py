@@ -10,7 +10,7 @@ from pathlib import Path
 from mtpeft.config import Config
 from mtpeft.data.split_classes import split_classes
 from mtpeft.evaluation import ResultMatrix
-from mtpeft.files import Lock, sealed, write_file, write_folder, write_json
+from mtpeft.files import Lock, sealed, within, write_file, write_folder, write_json
 from mtpeft.schedule import Batch, Begin, Evaluate, Event, Update
 from mtpeft.training import checkpoint
 from mtpeft.training.continue_from import Inheritance
@@ -104,7 +104,7 @@ class Session:
         """
         folder = Path(config.output.dir)
         with _locked(folder) as lock:
-            state = checkpoint.current_state(folder / "state")
+            state = checkpoint.current_state(within(folder, "state"))
             inheritance, config = Inheritance.again(folder, split_classes(config), source)
             refuse_changes(config, folder)
             run = setup(config, inherited=inheritance.tasks, first_stage=inheritance.stages)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mtpeft import backbone as backbones
+from mtpeft.backbone.extract import input_channels
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.data.label_checks import Allowed, histograms, label_errors, label_warnings, left_out
@@ -87,6 +88,7 @@ def setup(
         options=config.backbone_options,
         normalization=config.normalization,
     )
+    check_channels(backbone)
     parameters = sum(parameter.numel() for parameter in backbone.module.parameters())
     with _bounded(saved, backbone.module, config.output.dir):
         host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
@@ -146,6 +148,19 @@ def check_labels(run: Run) -> None:
         run.remarks += left_out(what, splits.values())
 
 
+def check_channels(backbone: backbones.Backbone) -> None:
+    """
+    Raises:
+        UsageError: for a backbone of other images than those of red, green and blue that readers give.
+    """
+    channels = input_channels(backbone.module)
+    if channels != len(backbone.image.mean):
+        raise UsageError(
+            f"{backbone.name} takes images of {channels} channels here, and data sets give red, green and blue",
+            hint="leave in_chans out; from Python, mtpeft.adapt takes any number of channels",
+        )
+
+
 def check_groups(tasks: Mapping[str, Task], host: Host) -> None:
     """Testing tells the tasks of a group apart by their head alone.
 
@@ -182,7 +197,7 @@ def open_run(
         MtpeftError: if there is no such run or its files are damaged.
     """
     adapter = find_adapter(folder, best)
-    config = load_config(folder / "config.toml")
+    config = load_config(within(folder, "config.toml"))
     Manifest.read(folder)
     output = replace(config.output, dir=str(folder))
     config = replace(config, output=output, device=device, evaluate_on=evaluate_on or config.evaluate_on)
@@ -210,7 +225,7 @@ def find_adapter(folder: Path, best: str = "") -> Path:
     adapter = standing_folder(folder / "adapter")
     if adapter is not None:
         return within(folder, adapter.name)
-    return current_state(folder / "state") / "adapter"
+    return current_state(within(folder, "state")) / "adapter"
 
 
 def find_config(folder: Path) -> Path:

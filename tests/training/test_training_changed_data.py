@@ -101,7 +101,7 @@ def test_resume_refuses_changed_data_and_names_it(root, change, split):
 def test_eval_says_what_it_reads_and_warns_of_changed_data(root, change, capsys):
     assert main(["eval", str(root / "run"), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert err == f'reads the data of "a": folder:{root / "data"}\n'
+    assert err == f"reads tasks.a.data: folder:{root / 'data'}\n"
     assert "data_changed" not in json.loads(out)["tasks"][0]
     change(root / "data", "test")
     assert main(["eval", str(root / "run"), "--json"]) == 0
