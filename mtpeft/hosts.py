@@ -67,8 +67,8 @@ def build_head(spec: HeadSpec, host: Host, task: Task | None = None) -> Head:
         UsageError: for an unknown task type, or settings it does not take.
         NotApplicable: for a method whose mechanism does not serve the task type.
     """
-    settings = {name.removesuffix("_config"): value for name, value in spec.settings.items()}
-    task = task or cast(Task, create("tasks", spec.type, settings, f"head {spec.type}"))
+    settings = {name.removesuffix("_config"): value for name, value in spec.settings.items()}  # as recipes say it
+    task = task or cast(Task, create("tasks", spec.type, settings, f"the head of type {spec.type}"))
     check_accepted(host.methods, spec.type)
     built = _classifier(host, spec.classes) if task.classifies else None
     made = cast(Head, built) if built is not None else task.head(host.info, spec.classes)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mtpeft.commands.output import print_json, print_table
+from mtpeft.config import load as load_config
 from mtpeft.errors import UsageError, did_you_mean
+from mtpeft.names import visible
 from mtpeft.task import SPLITS
 from mtpeft.training.evaluate import evaluate
 from mtpeft.training.gallery import gallery, write_galleries
+from mtpeft.training.manifest import Manifest, data_changes
 from mtpeft.training.run_files import refuse_existing
-from mtpeft.training.setup import find_adapter, open_run
+from mtpeft.training.setup import find_adapter, find_config, open_run
 
 
 def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bool) -> None:
-    """Evaluate every task that the run has met.
+    """Evaluate every task that the run has met; what is read outside of its folder is said on stderr first.
+
+    Data that is not what it was is evaluated on with a warning, and ``data_changed`` in its row.
 
     Args:
         best: take each task's best weights on validation instead of the last.
@@ -29,13 +36,16 @@ def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bo
         raise UsageError(f'there is no split "{split}"', hint=did_you_mean(split, SPLITS))
     if pictures is not None:
         refuse_existing(pictures, hint="give another --pictures")
+    _say(_sources(folder))
     opened = open_run(folder)
+    changed = data_changes(Manifest.read(folder), opened, (split,))
+    _say(f"warning: {sentence}" for sentence in changed.values())
     rows, drawn = [], {}
     for name in opened.host.tasks:
         if best:
             opened.restore(find_adapter(folder, name))
         score = evaluate(opened, name, split)
-        rows.append(_row(opened.tasks[name], name) | score.to_dict())
+        rows.append(_row(opened.tasks[name], name, name in changed) | score.to_dict())
         if pictures is not None:
             drawn[name] = gallery(opened, name, split)
     if pictures is not None:
@@ -48,5 +58,21 @@ def run(folder: Path, *, split: str, best: bool, pictures: Path | None, json: bo
             print(f"\npictures  {pictures}")
 
 
-def _row(task: Any, name: str) -> dict[str, Any]:
-    return {"task": name, "metric": task.metric_name, "unit": task.unit}
+def _row(task: Any, name: str, changed: bool) -> dict[str, Any]:
+    about = {"task": name, "metric": task.metric_name, "unit": task.unit}
+    return about | ({"data_changed": True} if changed else {})
+
+
+def _sources(folder: Path) -> Iterator[str]:
+    """What a run's configuration names, before it is read: the folder may be another's."""
+    config = load_config(find_config(folder))
+    for name, task in config.tasks.items():
+        if task.settings.get("data"):
+            yield f'reads the data of "{name}": {task.settings["data"]}'
+    if config.weights:
+        yield f"reads weights: {config.weights}"
+
+
+def _say(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        print(visible(sentence), file=sys.stderr)

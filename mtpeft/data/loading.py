@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,12 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def _leave_signals_to_trainer(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach a whole group of processes; the one that trains decides when its workers end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def batches(samples: Samples, keys: Iterable[list[Key]], *, workers: int = 0) -> Iterator[dict[str, Loaded]]:
     """One collated batch for each list of keys, in their order; loaded ahead by ``workers`` processes.
 
@@ -78,7 +85,14 @@ def batches(samples: Samples, keys: Iterable[list[Key]], *, workers: int = 0) ->
         MtpeftError: what reading or transforming a sample raised.
     """
     own = torch.Generator()  # or the loader draws its workers' seed from the global one
-    loader = DataLoader(samples, batch_sampler=keys, collate_fn=_as_it_is, num_workers=workers, generator=own)
+    loader = DataLoader(
+        samples,
+        batch_sampler=keys,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        generator=own,
+        worker_init_fn=_leave_signals_to_trainer,
+    )
     for batch in loader:
         if isinstance(batch, MtpeftError):
             raise batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -82,8 +83,7 @@ class Host(nn.Module):
         self.original = OriginalState(backbone)
         self.running = Running(Extractor(backbone, self.image_size), self.attachments, self.original)
         self.merged = merging.MergedWeights(self.attachments)
-        made = {name: method.routine() for name, method in self.methods.items()}
-        self.routines: dict[str, Stateful] = {name: routine for name, routine in made.items() if routine is not None}
+        self.routines = self._routines()
         backbone.requires_grad_(False)
         try:
             self.assembly.set_tasks(list(tasks), training=self.training)
@@ -132,6 +132,15 @@ class Host(nn.Module):
     def unfreeze(self, owner: str) -> None:
         self.frozen.discard(owner)
         self.ownership.apply()
+
+    def _routines(self) -> dict[str, Stateful]:
+        """What methods do during training; a memory says whose it is, and what an image counts."""
+        made = {name: method.routine() for name, method in self.methods.items()}
+        routines = {name: routine for name, routine in made.items() if routine is not None}
+        for name, routine in routines.items():
+            routine.memory.owner = name
+            routine.memory.sample_bytes = self.sites[-1].model.input_channels * math.prod(self.image_size)
+        return routines
 
     def _evaluated_pass(self, images: Tensor, route: Route) -> None:
         with evaluating(self):

@@ -15,6 +15,7 @@ from mtpeft.peft.declarations import Declarations
 
 if TYPE_CHECKING:
     from mtpeft.backbone.features import Features, FeaturesInfo
+    from mtpeft.peft.memory import Memory
     from mtpeft.peft.mounts import PartAtSite
     from mtpeft.peft.parts import Part
     from mtpeft.peft.route import Route
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 class Stateful(Protocol):
     """What a method keeps beside its parts: `mtpeft.peft.routine.Routine` is one."""
+
+    memory: Memory
 
     def kept(self) -> dict[str, Tensor]:
         """Everything that must survive, by name."""
@@ -130,3 +133,9 @@ class Method(ABC):
         """
         if not condition:
             raise UsageError(message, hint=hint)
+
+
+def must_be_told(method: Method, tasks: Sequence[str]) -> bool:
+    """Whether none of the method's parts act for images of ``tasks`` whose task testing does not tell."""
+    own = type(method).encode is Method.encode and type(method).answer is Method.answer
+    return method.declares.needs_task_id or (own and method.owners(None, tasks) == ())

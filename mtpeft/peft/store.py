@@ -16,7 +16,20 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mtpeft.errors import DataError, MtpeftError
-from mtpeft.files import STRICT, file_sha256, read_record, read_tensors, within, write_folder, write_json, write_tensors
+from mtpeft.files import (
+    STRICT,
+    check_seal,
+    file_sha256,
+    parse,
+    read_json,
+    read_tensors,
+    sealed,
+    unsealed,
+    within,
+    write_folder,
+    write_json,
+    write_tensors,
+)
 from mtpeft.names import SHARED, brief, check_head_name, check_task_name
 
 FORMAT = 2
@@ -158,7 +171,7 @@ def write_adapter(contents: AdapterContents, directory: Path) -> None:
 
 
 def _description(contents: AdapterContents, hashes: Mapping[str, str]) -> dict[str, Any]:
-    return {
+    plain = {
         "format": FORMAT,
         "backbone": asdict(contents.backbone),
         "image_size": list(contents.image_size),
@@ -171,6 +184,7 @@ def _description(contents: AdapterContents, hashes: Mapping[str, str]) -> dict[s
         "files": dict(hashes),
         "extra": contents.extra,
     }
+    return sealed(plain)
 
 
 def _refuse_other_files(directory: Path) -> None:
@@ -192,8 +206,10 @@ def read_adapter(directory: Path) -> AdapterContents:
         MtpeftError: if it is no adapter folder, of another format, or one of its files is missing or changed.
     """
     path = within(directory, DESCRIPTION)
-    file = read_record(_File, path, missing="give an adapter folder: RUN/adapter, or what Host.save wrote")
+    data = read_json(path, missing="give an adapter folder: RUN/adapter, or what Host.save wrote")
+    file = parse(_File, unsealed(data), f'"{path}"')
     _check_names(file, path)
+    check_seal(data, path)
     contents = AdapterContents(
         file.backbone, file.image_size, file.methods, file.tasks, file.frozen, file.heads, file.head_of,
         file.groups, extra=file.extra,

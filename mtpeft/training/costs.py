@@ -85,7 +85,10 @@ def memory_bytes(run: Run) -> int:
 
 def inference_passes(run: Run) -> int:
     """Passes of the backbone for one image."""
-    return max((method.declares.inference_passes for method in run.host.methods.values()), default=1)
+    heads, groups = run.host.head_names.values(), run.host.heads.groups
+    untold = max((sum(name == head for name in heads) for head in groups), default=1)
+    declared = (method.declares for method in run.host.methods.values())
+    return max((d.inference_passes * (untold if d.passes_per_task else 1) for d in declared), default=1)
 
 
 def _routines(run: Run) -> list[Routine[Any]]:

@@ -66,7 +66,7 @@ class Source(ABC):
         return path
 
     def state(self, path: str) -> str:
-        """What tells an image from another one of this path, without reading it; empty where nothing does."""
+        """What tells an image from another one of this path; empty where nothing does."""
         return ""
 
 
@@ -130,7 +130,7 @@ class Labelled(Dataset):
         return frozenset(self.entries[index].labels)
 
     def manifest(self) -> dict[str, Any]:
-        """The hash is over names, labels and sizes of the files."""
+        """The hash is over names, labels and the content of the files."""
         shown = Counter(label for entry in self.entries for label in entry.labels)
         lines = ("\t".join((entry.path, *entry.labels, self.source.state(entry.path))) for entry in self.entries)
         return {
