@@ -142,6 +142,7 @@ def test_counts_are_those_of_the_papers(method, settings, tasks, expected):
 # --- L2P
 
 
+@torch.no_grad()
 def test_l2p_takes_the_nearest_prompts_of_each_image_and_reads_their_mean():
     host, pixels = made("l2p"), images()
     pool = parts_of(host, "shared")["blocks.0.tokens"].common
@@ -298,7 +299,7 @@ def test_coda_prompt_gives_each_stage_its_components_and_leaves_the_others():
     assert part.common.met.sum() == 4 and part.common.current.nonzero().flatten().tolist() == [2, 3]
     for rows in part.held():
         new = rows.flatten(1)[:4]
-        close((new @ new.T)[2:], torch.eye(4)[2:] * torch.cat([torch.ones(4)]))
+        close((new @ new.T)[2:], torch.eye(4)[2:])  # among themselves, and to those of the first stage
     with torch.no_grad():
         part.keys[4:] = 100.0  # not met
         before = host(images(), "b").pooled
@@ -323,7 +324,7 @@ def test_coda_prompt_holds_its_components_apart():
     rows = [t.flatten(1) for p in parts_of(host, "shared").values() for t in (p.keys, p.attentions, p.prompts)]
     close(penalty, 0.1 * sum((b @ b.T - torch.eye(6)).square().mean() for b in rows))
     host.routines["coda-prompt"].begin_stage(context(host, ("a",), stages=1))
-    assert float(host.routines["coda-prompt"].penalty(context(host, ("a",)))) < 1e-10
+    assert host.routines["coda-prompt"].penalty(context(host, ("a",))).detach() < 1e-10
 
 
 def test_more_rows_than_dimensions_are_of_length_one():
