@@ -28,6 +28,7 @@ from mtpeft.api import (
     Count,
     Declarations,
     Features,
+    FeaturesInfo,
     Fraction,
     NonNegative,
     Positive,
@@ -204,7 +205,7 @@ class Hierarchy(Routine[HidePrompt]):
             drawn = torch.cat([draws(part, method.align_samples, generator) for part in classes])
             for chosen in torch.randperm(len(rows), generator=generator).to(rows.device).split(method.align_samples):
                 optimizer.zero_grad(set_to_none=True)
-                F.cross_entropy(head(Features(drawn[chosen], ())), rows[chosen]).backward()
+                F.cross_entropy(head(pooled_only(drawn[chosen], context.host.info)), rows[chosen]).backward()
                 optimizer.step()
             rates.step()
         optimizer.zero_grad(set_to_none=True)
@@ -244,3 +245,11 @@ def draws(part: DescribedPrefix, count: int, generator: torch.Generator) -> Tens
     jitter = _JITTER * torch.eye(part.means.shape[1]).to(part.means)
     factors = torch.linalg.cholesky(part.covariances + jitter)
     return (part.means[:, None] + noise @ factors.transpose(1, 2)).flatten(0, 1)
+
+
+def pooled_only(pooled: Tensor, info: FeaturesInfo) -> Features:
+    """Features for a head that classifies by ``pooled (B, d)``; the rest of them is blank."""
+    maps = tuple(pooled.new_zeros(len(pooled), width, 1, 1) for width in info.channels)
+    return Features(
+        pooled, maps, pooled.new_zeros(len(pooled), info.prefix, info.channels[-1]) if info.prefix else None
+    )
