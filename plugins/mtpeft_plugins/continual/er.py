@@ -11,7 +11,7 @@ passes as the recipe asks for; a sample met several times stands in memory once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ class Er(ReplayingMethod):
     batch: Count = 10
     weight: NonNegative = 1.0
 
-    def routine(self) -> Replay[Er]:
+    def routine(self) -> Replay[Any]:
         return Replay(self)
 
 
