@@ -15,6 +15,7 @@ from support.continual import images, make, same, stage, targets, train
 from mtpeft import plugins
 from mtpeft.api import MtpeftError, TaskBatch, UsageError
 from mtpeft.plugins import resolve
+from mtpeft.training.session import Session
 from mtpeft.training.setup import setup
 from mtpeft_plugins.continual.gem import projected
 from mtpeft_plugins.continual.lwf import softened
@@ -334,6 +335,23 @@ def test_der_without_logits_is_replay(tmp_path):
     one = train(tmp_path / "er", "toy@shared+er", "methods.er.batch=8", "methods.er.weight=0.5")
     two = train(tmp_path / "der", "toy@shared+der-pp", "methods.der-pp.batch=8", "methods.der-pp.alpha=0")
     assert same(one, two)
+
+
+def test_memory_and_anchors_go_along_with_a_task_added_later(tmp_path):
+    settings = ("methods.er.samples=12", "methods.er.balanced=true", "schedule.steps=3")
+    runs = []
+    for task in "ab":
+        plan = training_toy.config(
+            tmp_path / task, *settings, f"tasks.{task}.count=12", tasks=f"{task}=colours", method="toy@shared+er+ewc"
+        )
+        session = Session.start(plan, source=tmp_path / "a" if task == "b" else None)
+        session.train()
+        runs.append(session.run.host.routines)
+    first, second = runs
+    assert len(first["er"].memory) == 12
+    assert [sum(task == name for task, _ in second["er"].memory) for name in "ab"] == [6, 6]
+    assert {"head:a/weight", "head:b/weight"} <= second["ewc"].anchors.keys()
+    assert torch.equal(first["ewc"].anchors["head:a/weight"], second["ewc"].anchors["head:a/weight"])
 
 
 @pytest.mark.parametrize("name", ["lwf", "der-pp"])
