@@ -11,8 +11,9 @@ from mtpeft.api import SHARED, Context, Method
 
 @dataclass
 class BranchingMethod(Method):
-    """``W + sum_s B_s A_s`` over the tasks ``s`` seen so far, whatever task is asked for: what is trained next
-    moves all of them. Removing a task removes its branch. With ``scope = shared`` there is one, which all tasks train.
+    """``W + sum_s B_s A_s`` over the tasks ``s`` seen so far, whichever is asked for: what is trained next moves all.
+
+    Removing a task removes its branch. With ``scope = shared`` there is one branch, which every task trains.
     """
 
     scope: Literal["shared", "task"] = "task"

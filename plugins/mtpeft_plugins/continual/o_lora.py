@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -61,7 +60,8 @@ class Orthogonality(Routine[OLora]):
     def pairs(self, context: Context) -> Iterator[tuple[LowRankUpdate, list[Tensor]]]:
         """Each branch of the stage, with the ``A (r, in)`` of all earlier ones at its site."""
         placed = context.host.parts_of(self.method, context.tasks)
-        for own in placed:
-            if own.owner in context.tasks:
-                others = [p for p in placed if p.site.name == own.site.name and p.owner in context.host.frozen]
-                yield cast(LowRankUpdate, own.part), [cast(Tensor, p.part.A).detach().flatten(1) for p in others]
+        found = [(p.owner, p.site.name, p.part) for p in placed if isinstance(p.part, LowRankUpdate)]
+        earlier = [(site, part.A.detach().flatten(1)) for owner, site, part in found if owner in context.host.frozen]
+        for owner, site, part in found:
+            if owner in context.tasks:
+                yield part, [rows for where, rows in earlier if where == site]
