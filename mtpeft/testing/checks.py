@@ -201,7 +201,7 @@ def parametrize_with_checks(
 
 def _scopes(method: Method) -> tuple[str, ...]:
     """The scopes that differ: without parts, or with owners that take no notice of it, there is one."""
-    shared, own = (replace(method, scope=scope) for scope in SCOPES)
+    shared, own = replace(method, scope="shared"), replace(method, scope="task")
     differ = any(shared.owners(task, ["a", "b"]) != own.owners(task, ["a", "b"]) for task in (None, "a", "b"))
     return SCOPES if method.at and differ else (method.scope,)
 

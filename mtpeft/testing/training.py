@@ -77,8 +77,9 @@ class Training:
         met = {task: batch(self.case, self.host, task) for task in context.tasks}
         answers = self.host.answers({task: images for task, (_, images, _) in met.items()})
         context.batch = tuple(
-            TaskBatch(task, _keys(task, images), images, targets, answers[task].features, answers[task].outputs)
+            TaskBatch(task, _keys(task, images), images, targets, features, answers[task].outputs)
             for task, (_, images, targets) in met.items()
+            if (features := answers[task].features) is not None  # always, in training
         )
 
     def _backward(self) -> float:
