@@ -32,7 +32,7 @@ def hooks() -> list[str]:
 
 
 def declarations() -> Iterator[str]:
-    classes = (node for node in TREES[ROOT / "mtpeft/peft/declarations.py"].body if isinstance(node, ast.ClassDef))
+    classes = (node for node in TREES[ROOT / "mtpeft/peft/method.py"].body if isinstance(node, ast.ClassDef))
     declared = next(node for node in classes if node.name == "Declarations")
     for node in ast.walk(declared):
         if isinstance(node, ast.AnnAssign | ast.Assign):
@@ -53,7 +53,7 @@ def test_every_hook_has_a_caller(hook: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(declarations())))
 def test_every_declaration_has_a_reader(name: str) -> None:
-    own = ROOT / "mtpeft/peft/declarations.py"
+    own = ROOT / "mtpeft/peft/method.py"
     readers = [
         path
         for path, tree in TREES.items()
