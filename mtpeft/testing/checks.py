@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft.declarations import Declarations
@@ -202,7 +202,7 @@ def parametrize_with_checks(
 
 def _scopes(method: Method) -> tuple[str, ...]:
     """The scopes that differ: without parts, or with owners that take no notice of it, there is one."""
-    shared, own = (replace(method, scope=cast(Any, scope)) for scope in SCOPES)
+    shared, own = replace(method, scope="shared"), replace(method, scope="task")
     differ = any(shared.owners(task, ["a", "b"]) != own.owners(task, ["a", "b"]) for task in (None, "a", "b"))
     return SCOPES if method.at and differ else (method.scope,)
 

@@ -80,8 +80,9 @@ class Training:
         rows = {task: range(*ends) for task, ends in zip(met, pairwise([0, *stops]), strict=True)}
         answers = self.host.answers(torch.cat([images for _, images, _ in met.values()]), rows)
         context.batch = tuple(
-            TaskBatch(task, _keys(task, images), images, targets, answers[task].features, answers[task].outputs)
+            TaskBatch(task, _keys(task, images), images, targets, features, answers[task].outputs)
             for task, (_, images, targets) in met.items()
+            if (features := answers[task].features) is not None  # always, in training
         )
 
     def _backward(self) -> float:
