@@ -225,9 +225,13 @@ def file_sha256(path: Path) -> str:
 
 
 def inventory(folder: Path) -> dict[str, str]:
-    """The sha256 of every file under ``folder``, by its path in it."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
+    """The sha256 of every file under ``folder``, by its path in it.
+
+    Raises:
+        DataError: for a link that leads out of it.
+    """
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return {name: file_sha256(within(folder, name)) for name in names}
 
 
 # --- reading

@@ -17,6 +17,7 @@ from mtpeft.errors import UsageError
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix
 from mtpeft.files import read_json, within
 from mtpeft.plugins import manager
+from mtpeft.recipe import RANDOM_WEIGHTS
 from mtpeft.training.position import Position
 from mtpeft.training.run import Run
 
@@ -116,3 +117,15 @@ def read_results(folder: Path) -> ResultMatrix:
     """
     path = within(folder, "results.json") if folder.is_dir() else folder
     return ResultMatrix.from_json(read_json(path), str(path))
+
+
+def named_outside(config: Config) -> dict[str, str]:
+    """What evaluating or resuming a run reads outside its folder because its ``config.toml`` says so, by setting.
+
+    A folder may be a stranger's: say this before reading it.
+    """
+    data = {f"tasks.{name}.data": str(task.settings.get("data") or "") for name, task in config.tasks.items()}
+    named = {**data, "weights": config.weights or "", "cache": config.cache or ""}
+    if config.weights is None and ":" in config.backbone:  # a folder, or a model of the hub
+        named["backbone"] = config.backbone
+    return {setting: value for setting, value in named.items() if value and value != RANDOM_WEIGHTS}

@@ -13,7 +13,7 @@ from typing import Any
 from mtpeft.config import Config
 from mtpeft.data.split_classes import split_classes
 from mtpeft.evaluation import ResultMatrix
-from mtpeft.files import read_json, write_file, write_folder, write_json
+from mtpeft.files import read_json, within, write_file, write_folder, write_json
 from mtpeft.schedule import Batch, Evaluate, Event, Update
 from mtpeft.training import checkpoint
 from mtpeft.training.continue_from import Inheritance
@@ -91,7 +91,7 @@ class Session:
         state = checkpoint.current_state(folder / "state")
         config = split_classes(config)
         refuse_changes(config, folder)
-        inheritance = Inheritance.from_json(read_json(folder / "manifest.json")["from"])
+        inheritance = Inheritance.from_json(read_json(within(folder, "manifest.json"))["from"])
         run = setup(config, inherited=inheritance.tasks, first_stage=inheritance.stages)
         session = Session(run, progress or Quiet(), loggers or {})
         session.read_state(state)
