@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mtpeft import backbone as backbones
+from mtpeft.backbone.extract import input_channels
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.data.label_checks import Allowed, histograms, label_errors, label_warnings, left_out
@@ -84,6 +85,7 @@ def setup(
         options=config.backbone_options,
         normalization=config.normalization,
     )
+    check_channels(backbone)
     parameters = sum(parameter.numel() for parameter in backbone.module.parameters())
     with _bounded(saved, backbone.module, config.output.dir):
         host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
@@ -132,6 +134,19 @@ def check_labels(run: Run) -> None:
             raise error
         run.caveats += label_warnings(what, shown, allowed)
         run.remarks += left_out(what, splits.values())
+
+
+def check_channels(backbone: backbones.Backbone) -> None:
+    """
+    Raises:
+        UsageError: for a backbone of other images than those of red, green and blue that readers give.
+    """
+    channels = input_channels(backbone.module)
+    if channels != len(backbone.image.mean):
+        raise UsageError(
+            f"{backbone.name} takes images of {channels} channels here, and data sets give red, green and blue",
+            hint="leave in_chans out; from Python, mtpeft.adapt takes any number of channels",
+        )
 
 
 def check_groups(tasks: Mapping[str, Task], host: Host) -> None:

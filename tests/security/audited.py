@@ -1,4 +1,4 @@
-"""Runs a command of mtpeft, and prints what it opened, imported from files and started: ``audited.py ROOT ARGS``."""
+"""Runs commands of mtpeft, and prints what each opened, changed and started: ``audited.py ROOT LINES``, in JSON."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.sym
 READS = ("open", "os.listdir", "os.scandir")
 
 
-def main(root: str, arguments: list[str]) -> int:
-    seen: dict[str, list[str]] = {"read": [], "changed": [], "started": [], "connected": []}
+def main(root: str, lines: list[list[str]]) -> int:
+    seen: list[tuple[str, str]] = []
     kinds = {**dict.fromkeys(READS, "read"), **dict.fromkeys(CHANGES, "changed"), **dict.fromkeys(STARTS, "started"),
              **dict.fromkeys(CONNECTS, "connected")}  # fmt: skip
 
     def hook(event: str, values: tuple[Any, ...]) -> None:
         kind = kinds.get(event)
         if kind in ("started", "connected"):
-            seen[kind].append(event)
+            seen.append((kind, str(values[0])))
         elif kind and isinstance(values[0], str | bytes | os.PathLike):
             path = os.path.realpath(os.fsdecode(values[0]))
             if path.startswith(root):
-                seen[kind].append(path)
+                seen.append((kind, path))
 
     from mtpeft.cli import main as mtpeft
 
     sys.addaudithook(hook)
-    if arguments[0] == "load":
-        code = load(Path(arguments[1]))
-    else:
-        code = mtpeft(arguments)
-    print("AUDIT" + json.dumps(seen | {"code": code}))
+    for line in lines:
+        seen.clear()
+        code = load(Path(line[1])) if line[0] == "load" else mtpeft(line)
+        print("AUDIT" + json.dumps({"line": line, "seen": seen, "code": code}))
     return 0
 
 
@@ -48,4 +47,4 @@ def load(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(os.path.realpath(sys.argv[1]), sys.argv[2:]))
+    raise SystemExit(main(os.path.realpath(sys.argv[1]), json.loads(sys.argv[2])))

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,71 +20,77 @@ from safetensors.torch import load_file, save_file
 
 import mtpeft
 from mtpeft.cli import main
+from mtpeft.config import load as load_config
 from mtpeft.errors import MtpeftError
 from mtpeft.files import file_sha256
+from mtpeft.plugins import registry, resolve
 from mtpeft.training.run_files import named_outside
 from mtpeft.training.setup import open_run
 
-READING: dict[str, Callable[[Path, Path], list[str]]] = {
-    "load": lambda run, root: ["load", str(run / "adapter")],
-    "report": lambda run, root: ["report", str(run)],
-    "predict": lambda run, root: ["predict", str(run), str(root / "picture.png"), "--task", "cls", "--out", str(root / "out")],
-    "export": lambda run, root: ["export", str(run), "--to", "timm", "--out", str(root / "merged.safetensors")],
-}  # fmt: skip
+PROGRAMS = {"uname", "/sbin/ldconfig", "ldconfig", "gcc", "cc", "ld", "lscpu"}
+"""What torch and the standard library ask of the system when they are imported."""
 
 
-def audited(root: Path, arguments: list[str]) -> dict[str, Any]:
-    script = Path(__file__).with_name("audited.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(root), *arguments], capture_output=True, text=True, timeout=100, check=False
-    )
-    said = [line for line in done.stdout.splitlines() if line.startswith("AUDIT")]
-    assert said, done.stderr
-    return json.loads(said[0].removeprefix("AUDIT"))
-
-
-@pytest.mark.parametrize("command", READING)
-def test_nothing_outside_is_read_started_or_changed(command: str, trained: Path, tmp_path: Path) -> None:
-    """Beside the installation: the folder, the image and the output, though settings in the folder name other files."""
-    root = tmp_path / "world"
+@pytest.fixture(scope="module")
+def audits(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What each command does with a run whose files name data outside, heads included."""
+    root = tmp_path_factory.mktemp("audited") / "world"
     shutil.copytree(trained, root)
     run = root / "run"
     for path in [run / "config.toml", *run.rglob("adapter.json")]:
         path.write_text(path.read_text().replace(str(trained / "data"), str(root / "data")))
-    description = json.loads((run / "adapter" / "adapter.json").read_text())
-    description["heads"]["cls"]["settings"]["data"] = f"folder:{root / 'data'}"
-    (run / "adapter" / "adapter.json").write_text(json.dumps(description))
-    seen = audited(root, READING[command](run, root))
-    allowed = [str(run), str(root / "picture.png"), str(root / "out"), str(root / "merged")]
-    outside = [
-        path for path in [*seen["read"], *seen["changed"]] if not path.startswith(tuple(allowed)) and path != str(root)
-    ]
-    assert outside == [] and seen["code"] == 0
-    assert seen["started"] == [] and seen["connected"] == []
-    assert any(path.startswith(str(run)) for path in seen["read"])
-    assert not any(path.startswith(str(run)) for path in seen["changed"])
-
-
-def test_eval_reads_what_the_configuration_names(trained: Path) -> None:
-    assert named_outside(open_run(trained / "run").config) == {"tasks.cls.data": f"folder:{trained / 'data'}"}
-    seen = audited(trained, ["eval", str(trained / "run")])
-    assert any(path.startswith(str(trained / "data")) for path in seen["read"])
-    assert seen["started"] == [] and seen["connected"] == [] and seen["code"] == 0
-
-
-def opened(run: Path, out: Path) -> list[int]:
-    """Exit codes of everything that opens a run."""
-    lines = (
-        ["eval", str(run)],
+    rewritten(run / "adapter", _set("heads", "cls", "settings", "data")(f"folder:{root / 'data'}"))
+    lines = [
         ["report", str(run)],
-        ["export", str(run), "--to", "timm", "--out", str(out / "merged.safetensors")],
-        ["train", "--resume", "--out", str(run), "-q"],
+        ["load", str(run / "adapter")],
+        ["predict", str(run), str(root / "picture.png"), "--task", "cls", "--out", str(root / "out")],
+        ["export", str(run), "--to", "timm", "--out", str(root / "merged.safetensors")],
+        ["eval", str(run)],
+    ]
+    script = Path(__file__).with_name("audited.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(root), json.dumps(lines)], capture_output=True, text=True, check=False
     )
-    return [main(line) for line in lines]
+    said = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("AUDIT")]
+    assert len(said) == len(lines), done.stderr
+    return {audit["line"][0]: audit | {"root": root} for audit in said}
 
 
-FILES = ("config.toml", "results.json", "manifest.json", "adapter/adapter.json", "adapter/shared.safetensors",
-         "adapter/head.cls.safetensors", "state/current.json", "adapter", "state")  # fmt: skip
+@pytest.mark.parametrize("command", ["report", "load", "predict", "export"])
+def test_nothing_outside_is_read_started_or_changed(command: str, audits: dict[str, dict[str, Any]]) -> None:
+    """Beside the installation: the folder, the image and the output, though settings in the folder name other files."""
+    audit, root = audits[command], audits[command]["root"]
+    assert audit["code"] == 0
+    files = {(kind, path) for kind, path in audit["seen"] if kind in ("read", "changed")}
+    allowed = tuple(str(root / name) for name in ("run", "picture.png", "out", "merged"))
+    assert [path for _, path in files if not path.startswith(allowed) and path != str(root)] == []
+    assert any(path.startswith(str(root / "run")) for kind, path in files if kind == "read")
+    assert not any(path.startswith(str(root / "run")) for kind, path in files if kind == "changed")
+    assert {what for kind, what in audit["seen"] if kind == "started"} <= PROGRAMS
+    assert not any(kind == "connected" for kind, _ in audit["seen"])
+
+
+def test_eval_reads_what_the_configuration_names(trained: Path, audits: dict[str, dict[str, Any]]) -> None:
+    assert named_outside(load_config(trained / "run" / "config.toml")) == {
+        "tasks.cls.data": f"folder:{trained / 'data'}"
+    }
+    audit = audits["eval"]
+    assert audit["code"] == 0
+    assert any(path.startswith(str(audit["root"] / "data")) for kind, path in audit["seen"] if kind == "read")
+    assert not any(kind == "connected" for kind, _ in audit["seen"])
+
+
+FILES = {
+    "config.toml": "eval", "results.json": "report", "manifest.json": "resume", "adapter/adapter.json": "eval",
+    "adapter/shared.safetensors": "eval", "adapter/head.cls.safetensors": "eval", "state/current.json": "resume",
+    "adapter": "eval", "state": "resume", "state/000000008/position.json": "resume",
+}  # fmt: skip
+"""Files of a run, and what reads them."""
+LINES: dict[str, Callable[[Path], list[str]]] = {
+    "eval": lambda run: ["eval", str(run)],
+    "report": lambda run: ["report", str(run)],
+    "resume": lambda run: ["train", "--resume", "--out", str(run), "-q"],
+}
 REPLACED: dict[str, Callable[[Path, Path], None]] = {
     "link": lambda path, outside: path.symlink_to(outside),
     "relative link": lambda path, outside: path.symlink_to(os.path.relpath(outside, path.parent)),
@@ -102,10 +110,10 @@ def test_links_fifos_and_devices(name: str, kind: str, own: Path, tmp_path: Path
     REPLACED[kind](path, outside)
     before = {file: file.read_bytes() for file in [outside, *outside.rglob("*")] if file.is_file()}
     start = time.perf_counter()
-    codes = opened(own, tmp_path)
-    assert time.perf_counter() - start < 30
+    assert main(LINES[FILES[name]](own)) != 0
+    assert time.perf_counter() - start < 60
     said = capsys.readouterr().err
-    assert any(codes) and "Traceback" not in said
+    assert "Traceback" not in said
     if "link" in kind:
         assert "leads out of its folder" in said
     assert before == {file: file.read_bytes() for file in [outside, *outside.rglob("*")] if file.is_file()}
@@ -192,8 +200,7 @@ def test_sizes_are_refused_before_anything_is_allocated(size: str, own: Path) ->
 
 
 @pytest.mark.parametrize("settings", ["rank = 1000000", "rank = 1000000000"])
-@pytest.mark.parametrize("command", ["export", "eval"])
-def test_a_run_asks_for_no_more_than_its_files_hold(settings: str, command: str, own: Path, tmp_path: Path) -> None:
+def test_a_run_asks_for_no_more_than_its_files_hold(settings: str, own: Path) -> None:
     config = own / "config.toml"
     config.write_text(config.read_text().replace('{ name = "lora" }', f'{{ name = "lora", {settings} }}'))
     start = time.process_time()
@@ -204,10 +211,6 @@ def test_a_run_asks_for_no_more_than_its_files_hold(settings: str, command: str,
 
 def test_numbers_of_every_method_are_bounded(tmp_path: Path) -> None:
     """Each whole-number setting of each registered method, at a thousand million."""
-    from dataclasses import fields
-
-    from mtpeft.plugins import registry, resolve
-
     slow = []
     for id in registry("methods"):
         backbone = mtpeft.create_backbone("micro").module
@@ -223,10 +226,8 @@ def test_numbers_of_every_method_are_bounded(tmp_path: Path) -> None:
             copy = Path(shutil.copytree(tmp_path / id, tmp_path / f"{id}.{setting.name}"))
             rewritten(copy, _set("methods", 0, "settings", setting.name)(10**9))
             start = time.process_time()
-            try:
+            with suppress(MtpeftError):
                 mtpeft.load(copy, backbone).detach()
-            except MtpeftError:
-                pass
             if time.process_time() - start > 4:
                 slow.append(f"{id}.{setting.name}")
     assert not slow
