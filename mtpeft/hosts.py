@@ -11,7 +11,7 @@ from torch import nn
 
 from mtpeft.backbone.features import FeaturesInfo
 from mtpeft.errors import MtpeftError, NotApplicable
-from mtpeft.names import visible
+from mtpeft.names import brief
 from mtpeft.peft.allocation import Bound, limited_allocation
 from mtpeft.peft.configured import as_methods
 from mtpeft.peft.contents import as_data, take
@@ -133,10 +133,10 @@ def registered(saved: SavedMethod, where: str | Path) -> Method:
             hint=f'bring it: mtpeft.load(directory, backbone, methods={{"{saved.name}": your_method}})',
         )
     if saved.id not in registry("methods"):
-        package = visible(f"{saved.package} {saved.version}".strip())
+        package = brief(f"{saved.package} {saved.version}".strip())
         raise MtpeftError(
-            f'"{where}" needs the method "{visible(saved.id)}" of {package}, which is not installed',
-            hint=f"install the plugin that brings it: pip install {visible(saved.package)}",
+            f'"{where}" needs the method "{brief(saved.id)}" of {package}, which is not installed',
+            hint=f"install the plugin that brings it: pip install {brief(saved.package)}",
         )
     return cast(Method, create("methods", saved.id, saved.settings, f"methods.{saved.name}"))
 

@@ -22,6 +22,7 @@ from mtpeft.names import SHARED, brief, check_head_name, check_task_name
 FORMAT = 2
 DESCRIPTION = "adapter.json"
 Tensors = dict[str, Tensor]
+_MOST_METHODS = 100
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 
 
@@ -222,6 +223,12 @@ def _check_names(file: _File, path: Path) -> None:
     wrong += [f'head_of: "{brief(h)}" is no head' for h in file.head_of.values() if h not in file.heads]
     wrong += [f'groups: "{brief(g)}" is no head' for g in file.groups if g not in file.heads]
     wrong += [f'methods: "{brief(name)}" is no name' for name in methods if not _LABEL.fullmatch(name)]
+    wrong += [
+        f'heads: "{brief(h.type)}" is no task type'
+        for h in file.heads.values()
+        if not _LABEL.fullmatch(h.type or "none")
+    ]
+    wrong += [f"methods: {len(methods)} are more than one host takes"] if len(methods) > _MOST_METHODS else []
     wrong += ["methods: two have one name"] if len(set(methods)) < len(methods) else []
     if min(file.image_size) < 1:
         wrong.append(f"image_size: {file.image_size} is no size")

@@ -88,7 +88,7 @@ class Session:
             UsageError: if ``config`` changes what is trained.
         """
         folder = Path(config.output.dir)
-        state = checkpoint.current_state(folder / "state")
+        state = checkpoint.current_state(within(folder, "state"))
         config = split_classes(config)
         refuse_changes(config, folder)
         inheritance = Inheritance.from_json(read_json(within(folder, "manifest.json"))["from"])

@@ -214,4 +214,4 @@ def find_adapter(folder: Path, best: str = "") -> Path:
     adapter = standing_folder(folder / "adapter")
     if adapter is not None:
         return within(folder, adapter.name)
-    return current_state(folder / "state") / "adapter"
+    return current_state(within(folder, "state")) / "adapter"
