@@ -52,7 +52,7 @@ def head(type: str, classes: Sequence[str], **settings: Any) -> HeadSpec:
     """Describe a task's head for `mtpeft.adapt`: ``head("cls", ["cat", "dog"])``.
 
     Args:
-        settings: fields of the task type, such as ``head_config``.
+        settings: fields of the task type, such as ``head``.
     """
     return HeadSpec(type, tuple(classes), settings)
 

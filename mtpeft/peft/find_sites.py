@@ -80,9 +80,7 @@ def _refuse_packed(backbone: nn.Module) -> None:
     for name, tensor in backbone.named_parameters():
         if tensor.layout is not torch.strided or not tensor.is_floating_point():
             kind = f"{tensor.layout} {tensor.dtype}".replace("torch.", "")
-            raise NotApplicable(
-                f"{name} is a tensor of the kind {kind}, and parts need dense floating-point", hint=hint
-            )
+            raise NotApplicable(f"{name} is a tensor of the kind {kind}, and parts need dense numbers", hint=hint)
 
 
 def _middles(model: Model, trace: Trace) -> Iterator[Site]:

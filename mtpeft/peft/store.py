@@ -52,7 +52,7 @@ class HeadSpec:
     Attributes:
         type: the task type whose head it is (``cls``, ``det``, ``seg``, or a plugin's); empty where nobody said.
         classes: names of its classes, in the order of its outputs.
-        settings: fields of the task type, such as ``head_config``.
+        settings: fields of the task type, such as ``head``.
     """
 
     __pydantic_config__ = STRICT

@@ -151,7 +151,9 @@ class Run:
     def add_head(self, name: str, head: str, classes: Sequence[str]) -> None:
         """A head for a task: its type's, or the classifier that a method puts in its place."""
         task = self.tasks[name]
-        spec = HeadSpec(self.config.tasks[name].type, tuple(classes), {"head_config": task.head_config})
+        spec = HeadSpec(
+            self.config.tasks[name].type, tuple(classes), {"head": task.head_config} if task.head_config else {}
+        )
         self.host.add_head(head, build_head(spec, self.host, task), group=bool(task.group))
 
     def restore(self, folder: Path) -> None:

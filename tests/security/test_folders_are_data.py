@@ -109,6 +109,8 @@ def test_links_fifos_and_devices(name: str, kind: str, own: Path, tmp_path: Path
     path.rename(outside)
     REPLACED[kind](path, outside)
     before = {file: file.read_bytes() for file in [outside, *outside.rglob("*")] if file.is_file()}
+    if name == "adapter" and "link" not in kind:
+        shutil.rmtree(own / "state")  # where the finished adapter is missing, the last state's serves
     start = time.perf_counter()
     assert main(LINES[FILES[name]](own)) != 0
     assert time.perf_counter() - start < 60
@@ -169,8 +171,8 @@ def test_names_lead_nowhere(name: str, own: Path) -> None:
                _set("methods", 0, "id")(name), _set("heads", "cls", "type")(name)]  # fmt: skip
     backbone = mtpeft.create_backbone("micro").module
     for number, change in enumerate(changes):
-        if name == "shared" and number == 2:
-            continue  # the one owner that may be frozen by this name
+        if (name, number) in (("shared", 2), ("", 9)):
+            continue  # the shared parts may be frozen; a head of no type is the caller's to bring
         copy = Path(shutil.copytree(own / "adapter", own.parent / str(number)))
         with pytest.raises(MtpeftError) as refused:
             mtpeft.load(rewritten(copy, change), backbone)

@@ -34,7 +34,7 @@ def outputs(host: Host) -> Tensor:
     """One number for each class, in the order of the names."""
     images = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)[..., : host.image_size[0], : host.image_size[1]]
     with torch.no_grad():
-        logits = host.run(images, "a")
+        logits = host.predict(images, "a")
     rows = logits.flatten(2).sum(2)[0] if logits.ndim > 2 else logits[0]
     return rows[[host.head_of("a").classes.index(name) for name in sorted(host.head_of("a").classes)]]
 
@@ -122,10 +122,15 @@ REFUSED: dict[str, Callable[[Path], None]] = {
 }
 
 
+SHARED_KINDS = ("shared parts of another shape", "no shared parts", "whole numbers")
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.parametrize("classes", [CLASSES, ("z", "w")])
 @pytest.mark.parametrize("method", ["lora", "lora@task"])
 def test_a_refused_load_changes_nothing(kind: str, classes: tuple[str, ...], method: str, tmp_path: Path) -> None:
+    if method == "lora@task" and kind in SHARED_KINDS:
+        pytest.skip("nothing is shared")
     saved = made("cls", CLASSES, method, seed=1)
     saved.add_task("b")
     saved.freeze("a")
