@@ -127,7 +127,7 @@ def _from_timm(
     if weights is not None and pretrained:  # timm filters and resizes a state dict as it does its own files
         own["pretrained_cfg_overlay"] = {"state_dict": read_weights(Path(weights)), "custom_load": False}
     try:
-        made = _sized(name, size, chosen | own)
+        made: Any = _sized(name, size, chosen | own)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise _no_weights(name, weights, pretrained, error) from error
     except Exception as error:  # safetensors and hub clients raise types of their own
