@@ -82,7 +82,7 @@ class ClassSums(Statistics):
         total: ``(K, T, C)``.
     """
 
-    by_class = ("count", "spaces", "total")
+    by_class: tuple[str, ...] = ("count", "spaces", "total")
     spaces: Tensor
     total: Tensor
 
