@@ -175,10 +175,10 @@ def asks_for_what_it_needs(case: Case) -> None:
 def passes_as_often_as_it_says(case: Case) -> None:
     """An image takes as many passes over the backbone as are declared."""
     host = case.host(("a",))
-    with patch.object(host, "run", wraps=host.run) as run, patch.object(host, "plain", wraps=host.plain) as plain:
-        with torch.no_grad():
-            host.predict(case.images(host, 1), "a")
-    passes, declared = run.call_count + plain.call_count, case.method.declares.inference_passes
+    run, plain = (patch.object(host, door, wraps=getattr(host, door)) for door in ("run", "plain"))
+    with torch.no_grad(), run as runs, plain as plains:
+        host.predict(case.images(host, 1), "a")
+    passes, declared = runs.call_count + plains.call_count, case.method.declares.inference_passes
     case.expect(passes == declared, f"an image takes {passes} passes over the backbone, and {declared} are declared")
 
 
