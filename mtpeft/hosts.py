@@ -11,7 +11,7 @@ from torch import nn
 
 from mtpeft.backbone.features import FeaturesInfo
 from mtpeft.errors import MtpeftError, NotApplicable
-from mtpeft.names import visible
+from mtpeft.names import brief
 from mtpeft.peft.allocation import Bound, limited_allocation
 from mtpeft.peft.configured import as_methods
 from mtpeft.peft.contents import as_data, take
@@ -52,7 +52,7 @@ def head(type: str, classes: Sequence[str], **settings: Any) -> HeadSpec:
     """Describe a task's head for `mtpeft.adapt`: ``head("cls", ["cat", "dog"])``.
 
     Args:
-        settings: fields of the task type, such as ``head_config``.
+        settings: fields of the task type, such as ``head``.
     """
     return HeadSpec(type, tuple(classes), settings)
 
@@ -67,8 +67,8 @@ def build_head(spec: HeadSpec, host: Host, task: Task | None = None) -> Head:
         UsageError: for an unknown task type, or settings it does not take.
         NotApplicable: for a method whose mechanism does not serve the task type.
     """
-    settings = {name.removesuffix("_config"): value for name, value in spec.settings.items()}
-    task = task or cast(Task, create("tasks", spec.type, settings, f"head {spec.type}"))
+    settings = {name.removesuffix("_config"): value for name, value in spec.settings.items()}  # as recipes say it
+    task = task or cast(Task, create("tasks", spec.type, settings, f"the head of type {spec.type}"))
     check_accepted(host.methods, spec.type)
     built = _classifier(host, spec.classes) if task.classifies else None
     made = cast(Head, built) if built is not None else task.head(host.info, spec.classes)
@@ -134,10 +134,10 @@ def registered(saved: SavedMethod, where: str | Path) -> Method:
             hint=f'bring it: mtpeft.load(directory, backbone, methods={{"{saved.name}": your_method}})',
         )
     if saved.id not in registry("methods"):
-        package = visible(f"{saved.package} {saved.version}".strip())
+        package = brief(f"{saved.package} {saved.version}".strip())
         raise MtpeftError(
-            f'"{where}" needs the method "{visible(saved.id)}" of {package}, which is not installed',
-            hint=f"install the plugin that brings it: pip install {visible(saved.package)}",
+            f'"{where}" needs the method "{brief(saved.id)}" of {package}, which is not installed',
+            hint=f"install the plugin that brings it: pip install {brief(saved.package)}",
         )
     return cast(Method, create("methods", saved.id, saved.settings, f"methods.{saved.name}"))
 

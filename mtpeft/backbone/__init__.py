@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import timm.data
@@ -136,7 +136,7 @@ def _from_timm(
         if not pretrained:
             raise
         raise _no_weights(name, weights, pretrained, error) from error
-    made.pretrained_cfg.pop("state_dict", None)
+    cast("dict[str, Any]", made.pretrained_cfg).pop("state_dict", None)
     return made
 
 

@@ -124,10 +124,23 @@ def check_methods(methods: Sequence[tuple[str, Method]]) -> None:
         raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
     for name, method in methods:
         check(method, name)
-    for door, what in (("encode", "how images become features"), ("answer", "how passes become an answer")):
-        names = [name for name, made in methods if getattr(type(made), door) is not getattr(Method, door)]
-        if len(names) > 1:
-            raise NotApplicable(
-                f"{' and '.join(names)} each say {what}, and only one can",
-                hint=f"compose methods of which at most one overrides {door}",
-            )
+    _refuse_several("encode", "how images become features", [name for name, made in methods if overrides_encode(made)])
+    _refuse_several("answer", "how passes become an answer", [name for name, made in methods if overrides_answer(made)])
+
+
+def _refuse_several(hook: str, what: str, names: Sequence[str]) -> None:
+    if len(names) > 1:
+        raise NotApplicable(
+            f"{' and '.join(names)} each say {what}, and only one can",
+            hint=f"compose methods of which at most one overrides {hook}",
+        )
+
+
+def overrides_encode(method: Method) -> bool:
+    """Whether a method says how images become features."""
+    return type(method).encode is not Method.encode
+
+
+def overrides_answer(method: Method) -> bool:
+    """Whether a method combines passes or logits in evaluation."""
+    return type(method).answer is not Method.answer

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mtpeft.errors import NotApplicable
 from mtpeft.peft.sites import Model, Site, TensorRef
 from mtpeft.peft.trace import Trace, native_size
 
@@ -27,7 +29,11 @@ def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -
 
     Args:
         image_size: of the probing pass; default: the backbone's own.
+
+    Raises:
+        NotApplicable: for weights that are packed, sparse or no floating-point numbers.
     """
+    _refuse_packed(backbone)
     trace = Trace.of(backbone, image_size)
     height, width = image_size or native_size(backbone)
     paths = block_paths(backbone)
@@ -63,6 +69,18 @@ def find_sites(backbone: nn.Module, image_size: tuple[int, int] | None = None) -
     sites += _middles(model, trace)
     sites.append(Site("features", "", frozenset({"features"}), backbone, model))
     return sites
+
+
+def _refuse_packed(backbone: nn.Module) -> None:
+    """Parts are computed from dense weights, and a packed layer would look like no layer at all."""
+    hint = "adapt it in float32 or half precision, and quantise what export gives"
+    for path, module in backbone.named_modules():
+        if ".quantized" in type(module).__module__:
+            raise NotApplicable(f"{path} is a quantised layer, whose weight is packed", hint=hint)
+    for name, tensor in backbone.named_parameters():
+        if tensor.layout is not torch.strided or not tensor.is_floating_point():
+            kind = f"{tensor.layout} {tensor.dtype}".replace("torch.", "")
+            raise NotApplicable(f"{name} is a tensor of the kind {kind}, and parts need dense numbers", hint=hint)
 
 
 def _middles(model: Model, trace: Trace) -> Iterator[Site]:

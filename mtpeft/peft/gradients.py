@@ -40,7 +40,7 @@ class SegmentViews:
                     swapped.append((module, name, parameter))
         try:
             for module, name, parameter in swapped:
-                module._parameters[name] = views[id(parameter)]  # type: ignore[assignment]
+                module._parameters[name] = views[id(parameter)]
             yield
         finally:
             for module, name, parameter in swapped:
@@ -99,7 +99,7 @@ class TaskGradients:
 
     def jacobian(self) -> Tensor:
         """All gradients as one matrix ``(T, P)``."""
-        return torch.cat([rows.flatten(1) for rows in self.rows().values()], 1)
+        return torch.cat([rows.unsqueeze(-1).flatten(1) for rows in self.rows().values()], 1)
 
     def write(self, gradient: Tensor | None = None) -> None:
         """Add one flat gradient ``(P,)`` (default: the sum over tasks) to the parameters' ``.grad``."""

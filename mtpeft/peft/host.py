@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft import merging
-from mtpeft.peft.assembly import Assembly, check_methods
+from mtpeft.peft.answers import Answer, Rows, answers_of, features_of, predictions_of, rows_of
+from mtpeft.peft.assembly import Assembly, check_methods, overrides_encode
 from mtpeft.peft.contents import describe, take
 from mtpeft.peft.gradients import TaskGradients
 from mtpeft.peft.method import Method, Stateful
@@ -29,19 +30,6 @@ from mtpeft.peft.route import Route
 from mtpeft.peft.running import Running
 from mtpeft.peft.store import AdapterContents, read_adapter, write_adapter
 from mtpeft.peft.trace import native_size
-
-
-@dataclass
-class Answer:
-    """What a host gives for a task's images.
-
-    Attributes:
-        outputs: of the task's head.
-        features: of the images; None where a method combined several passes.
-    """
-
-    outputs: Any
-    features: Features | None = None
 
 
 class Host(nn.Module):
@@ -82,8 +70,7 @@ class Host(nn.Module):
         self.original = OriginalState(backbone)
         self.running = Running(Extractor(backbone, self.image_size), self.attachments, self.original)
         self.merged = merging.MergedWeights(self.attachments)
-        made = {name: method.routine() for name, method in self.methods.items()}
-        self.routines: dict[str, Stateful] = {name: routine for name, routine in made.items() if routine is not None}
+        self.routines = self._routines()
         backbone.requires_grad_(False)
         try:
             self.assembly.set_tasks(list(tasks), training=self.training)
@@ -133,6 +120,15 @@ class Host(nn.Module):
         self.frozen.discard(owner)
         self.ownership.apply()
 
+    def _routines(self) -> dict[str, Stateful]:
+        """What methods do during training; a memory says whose it is, and what an image counts."""
+        made = {name: method.routine() for name, method in self.methods.items()}
+        routines = {name: routine for name, routine in made.items() if routine is not None}
+        for name, routine in routines.items():
+            routine.memory.owner = name
+            routine.memory.sample_bytes = self.sites[-1].model.input_channels * math.prod(self.image_size)
+        return routines
+
     def _evaluated_pass(self, images: Tensor, route: Route) -> None:
         with evaluating(self):
             self.run(images, route)
@@ -176,56 +172,42 @@ class Host(nn.Module):
     def _encode(self, images: Tensor, route: Route) -> Features:
         if self.running.gradients is not None:
             self.running.gradients.begin(route)
-        method = self._overrides("encode")
+        method = next(filter(overrides_encode, self.methods.values()), None)
         return self.run(images, route) if method is None else method.encode(self, images, route)
 
-    def _overrides(self, door: str) -> Method | None:
-        """The one method that overrides ``encode`` or ``answer``."""
-        overriding = (m for m in self.methods.values() if getattr(type(m), door) is not getattr(Method, door))
-        return next(overriding, None)
-
-    def each(self, images: Tensor, tasks: Sequence[str]) -> dict[str, Features]:
+    def each(self, images: Tensor, tasks: Sequence[str] | Rows) -> dict[str, Features]:
         """Features of the same ``images (B, C, H, W)`` for several tasks.
 
         What they share runs once: the pass forks where their parts first differ.
+
+        Args:
+            tasks: their names, or for each task the rows of the images that it is asked for, at least one.
         """
+        return features_of(self, images, self._rows(tasks, images))
+
+    def answers(self, images: Tensor, tasks: Sequence[str] | Rows) -> dict[str, Answer]:
+        """Features and outputs of each task's head for its rows of the same ``images``; see `each`."""
+        return answers_of(self, images, self._rows(tasks, images))
+
+    @overload
+    def predict(self, images: Tensor, task: str) -> Any: ...
+
+    @overload
+    def predict(self, images: Tensor, task: Sequence[str] | Rows) -> dict[str, Any]: ...
+
+    def predict(self, images: Tensor, task: str | Sequence[str] | Rows) -> Any:
+        """The outputs of a task's head for ``images (B, C, H, W)``, or of several tasks' heads; see `each`.
+
+        In evaluation a method may combine several passes (`Method.answer`), and the tasks of a group are not told.
+        """
+        rows = self._rows([task] if isinstance(task, str) else task, images)
+        outputs = predictions_of(self, images, rows)
+        return outputs[task] if isinstance(task, str) else outputs
+
+    def _rows(self, tasks: Sequence[str] | Rows, images: Tensor) -> Rows:
         for task in tasks:
             self._known(task)
-        size, names = len(images), list(tasks)
-        if self._overrides("encode") or len(names) == 1 or self.running.gradients is not None:
-            features = self(torch.cat([images] * len(names)), [name for name in names for _ in range(size)])
-        else:
-            features = self.running.each(images, names)
-        return {name: features[index * size : (index + 1) * size] for index, name in enumerate(names)}
-
-    def answers(self, batches: Mapping[str, Tensor]) -> dict[str, Answer]:
-        """The one door from images to outputs: ``{task: images (B_t, C, H, W)}`` in one pass of the backbone.
-
-        In evaluation a method may combine several passes or logits (`Method.answer`), and tasks of a group are told
-        apart by their shared head alone: the host is not told which one it is.
-        """
-        if not self.training:
-            return {task: self._evaluated(task, images) for task, images in batches.items()}
-        names = [task for task, images in batches.items() for _ in range(len(images))]
-        features = self(torch.cat(list(batches.values())), names if len(batches) > 1 else names[0])
-        answers, start = {}, 0
-        for task, images in batches.items():
-            own = features[start : start + len(images)]
-            answers[task] = Answer(self.head_of(task)(own), own)
-            start += len(images)
-        return answers
-
-    def _evaluated(self, task: str, images: Tensor) -> Answer:
-        told, head, method = None if self.heads.in_group(task) else task, self.head_of(task), self._overrides("answer")
-        if method is not None:
-            return Answer(method.answer(self, images, told, head))
-        features = self(images, told)
-        return Answer(head(features), features)
-
-    def predict(self, images: Tensor, task: str) -> Any:
-        """The outputs of a task's head for ``images (B, C, H, W)``; see `answers`."""
-        self._known(task)
-        return self.answers({task: images})[task].outputs
+        return rows_of(tasks, len(images))
 
     def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
         """One host pass, or one for each task where the active parts do not allow a mixed one.

@@ -62,7 +62,7 @@ def merged_tensors(attachments: Attachments, plan: Sequence[PartAtSite], task: s
     """``(path, tensor name)`` -> the tensor with all parts of ``plan`` folded in.
 
     Raises:
-        NotApplicable: for a part that no weight can stand for.
+        NotApplicable: for a part that no weight can stand for, or a weight that is no plain tensor.
     """
     for placed in plan:
         _check(placed)
@@ -71,6 +71,7 @@ def merged_tensors(attachments: Attachments, plan: Sequence[PartAtSite], task: s
     found: Tensors = {}
     for key, chain in attachments.chains.items():
         value = model.original(*key)
+        _check_plain(key, value)
         for mount in chain:
             value = mount.value(value, task)
         _check_bias(model, key, value)
@@ -127,6 +128,16 @@ def _check(placed: PartAtSite) -> None:
         reason = f"its part at {site.name} is no function of a weight"
     if reason:
         raise NotApplicable(f"{placed.method} does not merge: {reason}", hint="keep the adapter beside the backbone")
+
+
+def _check_plain(key: tuple[str, str], value: Tensor) -> None:
+    """A tensor subclass, as quantisation makes them, gives values when read, and takes none back exactly."""
+    if type(value.detach()) is not Tensor:
+        kind = type(value.detach()).__name__
+        raise NotApplicable(
+            f"the weight {'.'.join(key)} is a {kind}, so nothing merges into it",
+            hint="keep the adapter beside the backbone",
+        )
 
 
 def _check_bias(model: Model, key: tuple[str, str], value: Tensor) -> None:

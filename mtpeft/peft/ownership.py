@@ -11,6 +11,7 @@ from mtpeft.addresses import ParameterKey
 from mtpeft.names import SHARED
 from mtpeft.peft.heads import Heads
 from mtpeft.peft.owned_parts import OwnedParts
+from mtpeft.peft.parts import PerTask
 
 
 @dataclass
@@ -101,8 +102,11 @@ class Ownership:
 
     def acting(self, task: str) -> frozenset[str]:
         """The owners and ``head:NAME`` whose trained tensors act for ``task``."""
-        owners = {part.owner for part in self.parts.active_parts(task, self.tasks) if _numel(part.part.parameters())}
-        owners |= {task} if self._parameters(task) else set()
+        active = self.parts.active_parts(task, self.tasks)
+        owners = {task, *(part.owner for part in active)}
+        owners = {owner for owner in owners if self._parameters(owner)}  # perhaps all in what its parts share
+        copies = [m.copies for part in active for m in part.part.modules() if isinstance(m, PerTask) and m.together]
+        owners |= {other for held in copies for other in held}
         head = self.heads.of_task.get(task)
         return frozenset(owners | ({f"head:{head}"} if head is not None else set()))
 

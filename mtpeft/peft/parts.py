@@ -81,7 +81,12 @@ class PerTask(nn.Module):
         self.gate = PerTask(lambda: nn.Parameter(torch.zeros(4)))
         ...
         weights = self.gate.current.softmax(0)     # the copy of the task in force
+
+    Attributes:
+        together: all copies act for every task, not that of the task in force alone.
     """
+
+    together = False
 
     def __init__(self, factory: Callable[[], nn.Module | nn.Parameter]) -> None:
         super().__init__()

@@ -16,12 +16,26 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mtpeft.errors import DataError, MtpeftError
-from mtpeft.files import STRICT, file_sha256, read_record, read_tensors, within, write_folder, write_json, write_tensors
+from mtpeft.files import (
+    STRICT,
+    check_seal,
+    file_sha256,
+    parse,
+    read_json,
+    read_tensors,
+    sealed,
+    unsealed,
+    within,
+    write_folder,
+    write_json,
+    write_tensors,
+)
 from mtpeft.names import SHARED, brief, check_head_name, check_task_name
 
 FORMAT = 2
 DESCRIPTION = "adapter.json"
 Tensors = dict[str, Tensor]
+_MOST_METHODS = 100
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 
 
@@ -51,7 +65,7 @@ class HeadSpec:
     Attributes:
         type: the task type whose head it is (``cls``, ``det``, ``seg``, or a plugin's); empty where nobody said.
         classes: names of its classes, in the order of its outputs.
-        settings: fields of the task type, such as ``head_config``.
+        settings: fields of the task type, such as ``head``.
     """
 
     __pydantic_config__ = STRICT
@@ -158,7 +172,7 @@ def write_adapter(contents: AdapterContents, directory: Path) -> None:
 
 
 def _description(contents: AdapterContents, hashes: Mapping[str, str]) -> dict[str, Any]:
-    return {
+    plain = {
         "format": FORMAT,
         "backbone": asdict(contents.backbone),
         "image_size": list(contents.image_size),
@@ -171,6 +185,7 @@ def _description(contents: AdapterContents, hashes: Mapping[str, str]) -> dict[s
         "files": dict(hashes),
         "extra": contents.extra,
     }
+    return sealed(plain)
 
 
 def _refuse_other_files(directory: Path) -> None:
@@ -192,8 +207,10 @@ def read_adapter(directory: Path) -> AdapterContents:
         MtpeftError: if it is no adapter folder, of another format, or one of its files is missing or changed.
     """
     path = within(directory, DESCRIPTION)
-    file = read_record(_File, path, missing="give an adapter folder: RUN/adapter, or what Host.save wrote")
+    data = read_json(path, missing="give an adapter folder: RUN/adapter, or what Host.save wrote")
+    file = parse(_File, unsealed(data), f'"{path}"')
     _check_names(file, path)
+    check_seal(data, path)
     contents = AdapterContents(
         file.backbone, file.image_size, file.methods, file.tasks, file.frozen, file.heads, file.head_of,
         file.groups, extra=file.extra,
@@ -222,6 +239,12 @@ def _check_names(file: _File, path: Path) -> None:
     wrong += [f'head_of: "{brief(h)}" is no head' for h in file.head_of.values() if h not in file.heads]
     wrong += [f'groups: "{brief(g)}" is no head' for g in file.groups if g not in file.heads]
     wrong += [f'methods: "{brief(name)}" is no name' for name in methods if not _LABEL.fullmatch(name)]
+    wrong += [
+        f'heads: "{brief(h.type)}" is no task type'
+        for h in file.heads.values()
+        if not _LABEL.fullmatch(h.type or "none")
+    ]
+    wrong += [f"methods: {len(methods)} are more than one host takes"] if len(methods) > _MOST_METHODS else []
     wrong += ["methods: two have one name"] if len(set(methods)) < len(methods) else []
     if min(file.image_size) < 1:
         wrong.append(f"image_size: {file.image_size} is no size")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from time import perf_counter, process_time
 
+from mtpeft.data.shared_images import together
 from mtpeft.schedule import Batch, Begin, End, Evaluate, Event, Update
 from mtpeft.task import Score
 from mtpeft.training.costs import record_stage
 from mtpeft.training.divergence import check_gradients, check_losses
-from mtpeft.training.evaluate import evaluate
+from mtpeft.training.evaluate import evaluate, evaluate_together
 from mtpeft.training.event_stream import EventStream
 from mtpeft.training.happenings import (
     Channel,
@@ -124,16 +125,17 @@ class Loop:
         if not self.stage.losses:
             self.update_watch = Stopwatch(self.at.images)
             self.stage.begin_update()
-        loaded = self.stage.next_batch()
+        loaded = self.stage.next_batch(event)
         self.stage.keep_apart()
         with self.run.autocast():
             losses = self.stage.task_losses(loaded)
         values = check_losses(losses, self.at)
         part, whole = portion(event, event.quota), portion(event, event.whole or event.quota)
-        total = part * self.run.balancer.combine({n: loss * (event.share(n) / part) for n, loss in losses.items()})
+        shares = self.stage.shares
+        total = part * self.run.balancer.combine({n: loss * (shares[n] / part) for n, loss in losses.items()})
         penalties = [whole * penalty for penalty in self.stage.routines.penalties()]
         self.stage.backward(total, penalties)
-        self.stage.add(loaded, values, event)
+        self.stage.add(loaded, values)
 
     def update(self, event: Update) -> None:
         """One optimizer step, and no gradient left behind; none where nothing trains."""
@@ -164,7 +166,9 @@ class Loop:
         """Scores of the stage's tasks to decide by (validation), or of all tasks seen for the result matrix."""
         with self.timed():
             self.stage.routines.settle()
-        scores = {name: self.score(event, name, self.pause) for name in event.tasks}
+        scores: dict[str, Score] = {}
+        for names in together(self.run.tasks, event.tasks).values():
+            scores |= self.scores(event, names, self.pause)
         if event.final:
             self.end_row(event, scores)
         elif event.probe:
@@ -174,20 +178,21 @@ class Loop:
             self.at.stopped = True
             self.listener.tell(StoppedEarly(event.stage, self.at.step))
 
-    def score(self, event: Evaluate, name: str, pause: Callable[[], None]) -> Score:
-        """One task's score, which is told."""
+    def scores(self, event: Evaluate, names: Sequence[str], pause: Callable[[], None]) -> dict[str, Score]:
+        """The scores of one task, or of several that share their images, which are told."""
         watch = Stopwatch()
-        score = evaluate(self.run, name, event.split, pause=pause)
-        measured = watch.read(score.count, peak_memory(self.run.device))
-        place = event.stage, event.split, name, self.at.step
-        self.listener.tell(Evaluated(*place, score.value, score.count, measured))
-        return score
+        scores = evaluate_together(self.run, names, event.split, pause=pause)
+        for name, score in scores.items():
+            measured = watch.read(score.count, peak_memory(self.run.device))
+            place = event.stage, event.split, name, self.at.step
+            self.listener.tell(Evaluated(*place, score.value, score.count, measured))
+        return scores
 
     def end_row(self, event: Evaluate, scores: Mapping[str, Score]) -> None:
         """A row of the result matrix is whole, and the stage's costs are known."""
         record_stage(self.run, self.at)
-        for name, score in scores.items():
-            self.run.matrix.record(event.stage, name, score)
+        for name in event.tasks:
+            self.run.matrix.record(event.stage, name, scores[name])
         for name in event.ahead:
             self.look_ahead(event, name)
         measured = self.stage_watch.read(self.at.images, peak_memory(self.run.device))
@@ -200,8 +205,8 @@ class Loop:
         """
         matrix = self.run.matrix
         self.run.meet(name)
-        score = self.score(event, name, pause=lambda: None)
-        with self.run.host.pass_state.silent():
+        [score] = self.scores(event, [name], pause=lambda: None).values()
+        with self.run.host.running.pass_state.silent():
             floor = evaluate(self.run, name, event.split).value
         matrix.record(event.stage, name, score)
         matrix.tasks[name] = replace(matrix.tasks[name], floor=floor)

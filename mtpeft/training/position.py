@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from mtpeft.errors import DataError
+from mtpeft.files import STRICT
 from mtpeft.schedule import Begin
+from mtpeft.settings import Whole
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,10 @@ class Spent:
         update_seconds: wall time of batches and steps alone.
     """
 
-    updates: int = 0
-    images: int = 0
+    __pydantic_config__ = STRICT
+
+    updates: Whole = 0
+    images: Whole = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     update_seconds: float = 0.0
@@ -46,24 +54,26 @@ class Position:
         log_bytes: length of the log.
     """
 
-    events: int = 0
-    stage: int = -1
+    __pydantic_config__ = STRICT
+
+    events: Whole = 0
+    stage: Annotated[int, Field(ge=-1)] = -1
     tasks: tuple[str, ...] = ()
-    steps: int = 0
-    step: int = 0
+    steps: Whole = 0
+    step: Whole = 0
     open: bool = False
     stopped: bool = False
     seen: tuple[str, ...] = ()
-    drawn: dict[str, int] = field(default_factory=dict)
+    drawn: dict[str, Whole] = field(default_factory=dict)
     trained: dict[str, int] = field(default_factory=dict)
-    parameters: int = 0
-    updates: int = 0
-    images: int = 0
+    parameters: Whole = 0
+    updates: Whole = 0
+    images: Whole = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     update_seconds: float = 0.0
     before: Spent = field(default_factory=Spent)
-    log_bytes: int = 0
+    log_bytes: Whole = 0
 
     def enter(self, event: Begin) -> None:
         """A stage begins."""
@@ -80,8 +90,12 @@ class Position:
     def _total(self) -> Spent:
         return Spent(**{f.name: getattr(self, f.name) for f in fields(Spent)})
 
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Position:
-        """What ``asdict`` gave, after JSON."""
-        lists = {name: tuple(data[name]) for name in ("tasks", "seen")}
-        return Position(**data | lists | {"before": Spent(**data["before"])})
+    def check(self, tasks: Mapping[str, Any], stages: int) -> None:
+        """
+        Raises:
+            DataError: for a task or stage that the run does not have.
+        """
+        unknown = [name for name in (*self.tasks, *self.seen, *self.drawn) if name not in tasks]
+        if unknown or self.stage >= stages:
+            what = f'a task "{unknown[0]}"' if unknown else f"a stage {self.stage}"
+            raise DataError(f"the saved position is in {what}, which this run does not have", hint="take its own run")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -62,25 +62,27 @@ class Routines:
                 yield penalty
 
     def after_backward(self) -> None:
-        self._call(Routine.after_backward)
+        """`Routine.after_backward` of all."""
+        for routine in self.all:
+            routine.after_backward(self.context)
 
     def after_step(self) -> None:
-        self._call(Routine.after_step)
+        """`Routine.after_step` of all."""
+        for routine in self.all:
+            routine.after_step(self.context)
 
     @torch.no_grad()
     def settle(self) -> None:
         """`Routine.settle`, in evaluation mode."""
         with evaluating(self.context.host):
-            self._call(Routine.settle)
+            for routine in self.all:
+                routine.settle(self.context)
 
     def end_stage(self) -> None:
         """`Routine.end_stage`, in evaluation mode."""
         with evaluating(self.context.host):
-            self._call(Routine.end_stage)
-
-    def _call(self, hook: Callable[[Any, Context], None]) -> None:
-        for routine in self.all:
-            getattr(routine, hook.__name__)(self.context)
+            for routine in self.all:
+                routine.end_stage(self.context)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mtpeft.backbone import Backbone
 from mtpeft.balancing import Balancer
 from mtpeft.config import Config
 from mtpeft.data.opened import OpenedData
+from mtpeft.data.shared_images import together
 from mtpeft.errors import MtpeftError
 from mtpeft.evaluation import ResultMatrix
 from mtpeft.hosts import build_head
@@ -70,7 +71,7 @@ class Run:
 
     def events(self) -> Iterator[Event]:
         """The schedule of this run's own tasks, behind the stages of the runs before, whose tasks are evaluated too."""
-        sizes = {n: TaskSize(len(self.dataset(n, "train")), self.tasks[n].batch_size) for n in self.trained}
+        sizes = {n: TaskSize(self.images_of(n), self.tasks[n].batch_size) for n in self.trained}
         planned: Iterable[Event | None] = self.schedule.events(sizes, self.config.seed)
         for event, following in pairwise(chain(planned, [None])):
             if event is None or self._repeated(event, following):
@@ -81,6 +82,12 @@ class Run:
                 event = replace(event, tasks=(*self.inherited, *event.tasks), split=self.config.evaluate_on)
             if not isinstance(event, Evaluate) or event.split in self.data.splits:
                 yield event
+
+    def images_of(self, name: str) -> int:
+        """The images that a task trains on; with those of the tasks that share them in its stage."""
+        stage = next(names for names in self.schedule.stage_tasks(list(self.trained)) if name in names)
+        sharing = next(names for names in together(self.tasks, stage).values() if name in names)
+        return len(self.data.source(sharing, "train"))
 
     def _repeated(self, event: Event, following: Event | None) -> bool:
         """Whether an evaluation decides nothing, and what comes after the stage's end says the same."""
@@ -151,7 +158,9 @@ class Run:
     def add_head(self, name: str, head: str, classes: Sequence[str]) -> None:
         """A head for a task: its type's, or the classifier that a method puts in its place."""
         task = self.tasks[name]
-        spec = HeadSpec(self.config.tasks[name].type, tuple(classes), {"head_config": task.head_config})
+        spec = HeadSpec(
+            self.config.tasks[name].type, tuple(classes), {"head": task.head_config} if task.head_config else {}
+        )
         self.host.add_head(head, build_head(spec, self.host, task), group=bool(task.group))
 
     def restore(self, folder: Path) -> None:

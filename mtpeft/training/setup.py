@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import nn
 
 from mtpeft import backbone as backbones
+from mtpeft.backbone.extract import input_channels
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.data.label_checks import Allowed, histograms, label_errors, label_warnings, left_out
@@ -23,8 +24,7 @@ from mtpeft.peft.allocation import Bound, limited_allocation
 from mtpeft.peft.configured import build_methods
 from mtpeft.peft.contents import as_data
 from mtpeft.peft.host import Host
-from mtpeft.peft.method import Method
-from mtpeft.peft.routine import Routine
+from mtpeft.peft.method import must_be_told
 from mtpeft.peft.store import AdapterContents, read_adapter
 from mtpeft.plugins import create
 from mtpeft.recipe import RANDOM_WEIGHTS
@@ -32,7 +32,9 @@ from mtpeft.settings import byte_count
 from mtpeft.task import Task
 from mtpeft.training.checkpoint import current_state
 from mtpeft.training.declared import check_declarations
+from mtpeft.training.manifest import Manifest
 from mtpeft.training.run import Run
+from mtpeft.training.sharing import check_shared_images
 
 
 def choose_device(name: str) -> torch.device:
@@ -86,6 +88,7 @@ def setup(
         options=config.backbone_options,
         normalization=config.normalization,
     )
+    check_channels(backbone)
     parameters = sum(parameter.numel() for parameter in backbone.module.parameters())
     with _bounded(saved, backbone.module, config.output.dir):
         host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
@@ -103,18 +106,15 @@ def setup(
     run.matrix = ResultMatrix(task_records(run), schedule.stage_tasks(list(run.trained)))
     if check_data:
         check_labels(run)
+        check_shared_images(run)
     return run
 
 
 def limit_memory(host: Host, budget: int | None) -> None:
     """Let all routines keep samples within one budget of bytes; an image counts as its pixels."""
-    routines = {name: cast("Routine[Any]", routine) for name, routine in host.routines.items()}
-    pixels = host.image_size[0] * host.image_size[1]
-    for name, routine in routines.items():
-        memory = routine.memory
-        memory.owner, memory.budget = name, budget
-        memory.sample_bytes = pixels * host.sites[-1].model.input_channels
-        memory.beside = tuple(other.memory for other in routines.values() if other is not routine)
+    memories = [routine.memory for routine in host.routines.values()]
+    for memory in memories:
+        memory.budget, memory.beside = budget, tuple(other for other in memories if other is not memory)
 
 
 @contextmanager
@@ -148,6 +148,19 @@ def check_labels(run: Run) -> None:
         run.remarks += left_out(what, splits.values())
 
 
+def check_channels(backbone: backbones.Backbone) -> None:
+    """
+    Raises:
+        UsageError: for a backbone of other images than those of red, green and blue that readers give.
+    """
+    channels = input_channels(backbone.module)
+    if channels != len(backbone.image.mean):
+        raise UsageError(
+            f"{backbone.name} takes images of {channels} channels here, and data sets give red, green and blue",
+            hint="leave in_chans out; from Python, mtpeft.adapt takes any number of channels",
+        )
+
+
 def check_groups(tasks: Mapping[str, Task], host: Host) -> None:
     """Testing tells the tasks of a group apart by their head alone.
 
@@ -156,9 +169,7 @@ def check_groups(tasks: Mapping[str, Task], host: Host) -> None:
     """
     grouped = [name for name, task in tasks.items() if task.group]
     for label, method in host.methods.items():
-        own = type(method).encode is Method.encode and type(method).answer is Method.answer
-        lost = own and method.owners(None, grouped) == ()
-        if grouped and (method.declares.needs_task_id or lost):
+        if grouped and must_be_told(method, grouped):
             message = f'task "{grouped[0]}" is in a group, and {label} must know the task of each test image'
             raise UsageError(message, hint=f"take scope = shared for {label}, or leave group out")
 
@@ -186,7 +197,8 @@ def open_run(
         MtpeftError: if there is no such run or its files are damaged.
     """
     adapter = find_adapter(folder, best)
-    config = load_config(folder / "config.toml")
+    config = load_config(within(folder, "config.toml"))
+    Manifest.read(folder)
     output = replace(config.output, dir=str(folder))
     config = replace(config, output=output, device=device, evaluate_on=evaluate_on or config.evaluate_on)
     saved = read_adapter(adapter)
@@ -203,14 +215,26 @@ def find_adapter(folder: Path, best: str = "") -> Path:
     Raises:
         MtpeftError: if it is no run, or nothing was saved in it.
     """
-    if not within(folder, "config.toml").exists():
-        raise MtpeftError(f'"{folder}" is no run', hint="give the folder that mtpeft train wrote")
+    find_config(folder)
     if best:
-        if not (folder / "best" / best).exists():
-            known = [p.name for p in (folder / "best").glob("*")]
+        weights = standing_folder(folder / "best" / best)
+        if weights is None:
+            known = [place.name for place in (folder / "best").glob("[!._]*")]
             raise MtpeftError(f'"{folder}" has no best weights for "{best}"', hint=did_you_mean(best, known))
-        return within(folder, f"best/{best}")
+        return within(folder, weights.relative_to(folder).as_posix())
     adapter = standing_folder(folder / "adapter")
     if adapter is not None:
         return within(folder, adapter.name)
-    return current_state(folder / "state") / "adapter"
+    return current_state(within(folder, "state")) / "adapter"
+
+
+def find_config(folder: Path) -> Path:
+    """The configuration of a run.
+
+    Raises:
+        MtpeftError: if it is no run.
+    """
+    path = within(folder, "config.toml")
+    if not path.exists():
+        raise MtpeftError(f'"{folder}" is no run', hint="give the folder that mtpeft train wrote")
+    return path

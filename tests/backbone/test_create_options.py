@@ -50,3 +50,10 @@ def test_random_weights_are_the_seeds_and_need_no_file() -> None:
     assert one.config.weights == "random" and one.backbone.name.endswith("random")
     assert one.backbone.sha256 == same.backbone.sha256 != other.backbone.sha256
     assert made(backbone="resnet10t").backbone.sha256
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_training_refuses_a_backbone_of_other_channels(channels: int) -> None:
+    flags = {"--tasks": "cls", "--method": "bitfit", "--backbone": "resnet10t", "--weights": "random"}
+    with pytest.raises(UsageError, match=f"images of {channels} channels"):
+        setup(load(None, Overrides(flags, [f"backbone_options.in_chans={channels}"])), check_data=False)

@@ -49,7 +49,7 @@ def test_what_timm_makes_of_a_file_is_what_we_make(which: str, ending: str, tmp_
     name, size, options = ARCHITECTURES[which]
     file = as_published(name, options, tmp_path / f"weights{ending}")
     sized = {"img_size": size} if size and "resnet" not in name else {}
-    overlay = {"pretrained_cfg_overlay": {"file": str(file)}}
+    overlay = {"pretrained_cfg_overlay": {"file": str(file), "custom_load": False}}
     theirs = timm.create_model(name, pretrained=True, num_classes=0, **overlay, **sized, **options)
     made = create_backbone(name, weights=file, image_size=size, options=options)
     ours = made.module.state_dict()
@@ -117,8 +117,11 @@ def test_arrays_of_objects_run_nothing(tmp_path: Path) -> None:
     assert not touched.exists()
 
 
-@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained",
-                                    "cache_dir", "pretrained_strict", "pretrained_filter_fn", "features_only"])  # fmt: skip
+OPTIONS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained", "cache_dir",
+           "pretrained_strict", "pretrained_filter_fn", "features_only")  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_does_not_say_where_weights_are(option: str, tmp_path: Path) -> None:
     """``backbone_options`` of a stranger's config.toml reach timm, which would load a ``checkpoint_path`` by itself."""
     torch.save(Payload(tmp_path / "touched"), tmp_path / "weights.pth")

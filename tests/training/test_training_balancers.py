@@ -84,7 +84,9 @@ def test_without_need_nothing_is_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(Famo, "needs_losses_again", False)
     given = []
     monkeypatch.setattr(Famo, "after_step", lambda self, losses, again: given.append((set(losses), dict(again))))
-    Session.start(config(tmp_path / "run", *settings("famo"), method="toy@shared")).train()
+    session = Session.start(config(tmp_path / "run", *settings("famo"), method="toy@shared"))
+    given.clear()  # the rehearsal was asked too
+    session.train()
     assert given == [({"a", "b"}, {})] * 6
 
 

@@ -170,9 +170,10 @@ def last_update(run: Run) -> tuple[dict[str, Tensor | None], list[dict[str, Any]
         batches.clear()
         return 1.0
 
-    def recorded(stage: Stage) -> Any:
-        batches.append(next_batch(stage))
-        return batches[-1]
+    def recorded(stage: Stage, event: Batch) -> Any:
+        batch = next_batch(stage, event)
+        batches.append({n: (batch.images_of(n), batch.targets[n], batch.keys[n]) for n in batch.rows})
+        return batch
 
     loop = Loop(run, Quiet())
     with ExitStack() as stack:
