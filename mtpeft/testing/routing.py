@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mtpeft.backbone.features import Features
-from mtpeft.errors import NotApplicable
+from mtpeft.errors import NotApplicable, UsageError
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
 from mtpeft.testing.case import TASKS, Case, gradients, part_parameters, weighted
@@ -30,7 +30,7 @@ def composes_with_itself(case: Case) -> None:
     """Two of it on one host, one shared and one for each task: still mixed equals separate; or a refusal."""
     torch.manual_seed(0)
     methods = [("first", case.copy(scope="shared")), ("second", case.copy(scope="task"))]
-    error = refusal(lambda: Host(case.backbone(), methods, TASKS), NotApplicable)
+    error = refusal(lambda: Host(case.backbone(), methods, TASKS), NotApplicable, UsageError)
     if error is not None or type(case.method).encode is not Method.encode:
         expect_refusal(case, error, "two of it say how images become features, and neither is refused")
         return

@@ -84,11 +84,13 @@ def memory_bytes(run: Run) -> int:
 
 
 def inference_passes(run: Run) -> int:
-    """Passes of the backbone for one image."""
+    """Passes of the backbone for one image whose task is not told, where tasks share a head."""
     heads, groups = run.host.head_names.values(), run.host.heads.groups
     untold = max((sum(name == head for name in heads) for head in groups), default=1)
-    declared = (method.declares for method in run.host.methods.values())
-    return max((d.inference_passes * (untold if d.passes_per_task else 1) for d in declared), default=1)
+    passes = 1
+    for declares in (method.declares for method in run.host.methods.values()):
+        passes = max(passes, declares.inference_passes * (untold if declares.passes_per_task else 1))
+    return passes
 
 
 def _routines(run: Run) -> list[Routine[Any]]:

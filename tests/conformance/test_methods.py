@@ -7,14 +7,13 @@ whole matrix, with the compilation of every method, is `benchmarks/conformance.p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from mtpeft.plugins import registry
+from mtpeft.plugins import registry, resolve
 from mtpeft.testing import check_method, method_checks, zoo
 
-SCOPES = ("shared", "task")
 GROUND = (
     "full", "linear-probe", "bitfit", "lora", "dora", "hydra-lora", "adaptformer", "vpt-shallow", "vpt-deep", "ssf",
     "lst",
@@ -22,6 +21,8 @@ GROUND = (
 PROMISED = ("vit", "swin", "swinv2", "beit", "eva02", "convnext", "resnet")
 OTHERS = tuple(family for family in zoo() if family != "vit")
 COMPILED = ("dora", "hydra-lora", "adaptformer", "vpt-shallow", "vpt-deep", "lst")
+SMALLER: dict[str, dict[str, Any]] = {"ranpac": {"projection": 64}}
+"""What takes minutes at its published size."""
 CONFIGURED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("lora", "vit", {"rslora": True, "dropout": 0.2, "at": "linear | conv"}),
     ("lora", "swin", {"blocks": "last:1"}),
@@ -41,14 +42,15 @@ CONFIGURED: tuple[tuple[str, str, dict[str, Any]], ...] = (
 def everyday() -> Iterator[tuple[str, str, str]]:
     """``(method, family, scope)``; scopes take turns."""
     for index, name in enumerate(sorted(registry("methods"))):
-        yield from ((name, "vit", scope) for scope in SCOPES)
+        scopes = get_args(get_type_hints(resolve("methods", name))["scope"])
+        yield from ((name, "vit", scope) for scope in scopes)
         rotated = PROMISED[1:] if name in GROUND else (OTHERS[index % len(OTHERS)],)
-        yield from ((name, family, SCOPES[(index + turn) % 2]) for turn, family in enumerate(rotated))
+        yield from ((name, family, scopes[(index + turn) % len(scopes)]) for turn, family in enumerate(rotated))
 
 
 @pytest.mark.parametrize(("method", "family", "scope"), list(everyday()))
 def test_conformance(method: str, family: str, scope: str) -> None:
-    check_method(method, [family], scopes=[scope], slow=False)
+    check_method(method, [family], scopes=[scope], slow=False, settings=SMALLER.get(method))
 
 
 @pytest.mark.parametrize(("method", "family", "settings"), CONFIGURED)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class Aper(SolvedMethod):
         paper="APER, IJCV 2024, arXiv 2303.07338",
     )
 
+    scope: Literal["shared"] = "shared"
     at: str = "mlp"
     hidden: Count = 64
     adapter_scale: Positive = 0.1

@@ -85,7 +85,7 @@ class Subspaces(SolvedHead):
 
 @dataclass
 class Ease(SolvedMethod):
-    """An adapter for each task, whatever ``scope`` says, and prototypes in the subspaces of all."""
+    """An adapter for each task, and prototypes of all classes in the subspaces of all adapters."""
 
     declares = Declarations(
         category="continual",
@@ -95,7 +95,7 @@ class Ease(SolvedMethod):
         paper="EASE, CVPR 2024, arXiv 2403.12030",
     )
 
-    scope: Literal["shared", "task"] = "task"
+    scope: Literal["task"] = "task"
     at: str = "mlp"
     hidden: Count = 64
     adapter_scale: Positive = 0.1
@@ -114,8 +114,8 @@ class Ease(SolvedMethod):
         return Subspaces(info, classes, self.alpha, self.scale)
 
     def pooled(self, host: Passes, images: Tensor, task: str | None, head: Any) -> Tensor:
-        """``(B, T, C)``: of the tasks that share the head, in the order they were met."""
-        tasks = [name for name in host.tasks if host.head_of(name) is head]
+        """``(B, T, C)``: of the task, or of all that share the head, in the order they were met."""
+        tasks = [name for name in host.tasks if host.head_of(name) is head] if task is None else [task]
         return torch.stack([host(images, name).pooled for name in tasks], 1)
 
     def routine(self) -> Isolated:

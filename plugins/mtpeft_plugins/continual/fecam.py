@@ -23,6 +23,8 @@ from torch.nn import functional as F
 from mtpeft.api import ClassMoments, Declarations, FeaturesInfo, NonNegative, Statistics
 from mtpeft_plugins.continual._closed_form import SolvedHead, SolvedMethod
 
+_SINGULAR = 1e-5  # behind a layer norm without gains features sum to zero, and shrinking leaves that direction empty
+
 
 def shrunk(covariance: Tensor, diagonal: float, others: float) -> Tensor:
     """``S + g1 V1 I + g2 V2 (1 - I)``, each ``(..., C, C)``."""
@@ -63,7 +65,9 @@ class Mahalanobis(SolvedHead):
         for label in stage.count.nonzero().flatten().tolist():
             covariance = total.covariance(label).double()
             normalised = correlations(shrunk(covariance, self.diagonal, self.others))
-            self.precision[label] = torch.linalg.pinv(normalised, hermitian=True).to(self.precision.dtype)
+            self.precision[label] = torch.linalg.pinv(normalised, rtol=_SINGULAR, hermitian=True).to(
+                self.precision.dtype
+            )
 
     def solved(self, total: ClassMoments, stage: ClassMoments) -> Tensor:
         return total.means().squeeze(1)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -106,6 +107,7 @@ class Ridge(SolvedHead):
 class Ranpac(SolvedMethod):
     """Shared adapters trained in the first stage, then ridge regression on random features."""
 
+    scope: Literal["shared"] = "shared"
     at: str = "mlp"
     projection: Count = 10_000
     ridge: Positive | None = None
