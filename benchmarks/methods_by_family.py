@@ -22,6 +22,7 @@ from mtpeft.testing import zoo
 from mtpeft.testing.case import Case, make_method
 from mtpeft.testing.checks import refused
 from mtpeft.testing.merging_and_saving import refusal
+from mtpeft.testing.training import train
 
 TABLE = Path(__file__).parent / "results" / "methods_by_family.md"
 HEAD = """# Methods by family
@@ -59,7 +60,7 @@ def outcome(method: str, family: str) -> Outcome:
     if error is not None:
         return Outcome(REFUSES, error.message)
     host = case.host(("a", "b"))
-    losses = case.train(host, ["a", "b"], steps=1)
+    losses = train(case, host, ["a", "b"], steps=1)
     if not all(map(isfinite, losses)):
         raise ArithmeticError(f"{method} on {family}: the loss is {losses[0]}")
     if not made.declares.mergeable:

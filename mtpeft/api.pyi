@@ -72,6 +72,11 @@ from .peft.stock.refusals import refuse_convolution as refuse_convolution
 from .peft.stock.refusals import refuse_reordered as refuse_reordered
 from .peft.stock.refusals import refuse_reshaped as refuse_reshaped
 from .peft.stock.replacement import Replacement as Replacement
+from .peft.stock.statistics import ClassMoments as ClassMoments
+from .peft.stock.statistics import ClassSums as ClassSums
+from .peft.stock.statistics import Statistics as Statistics
+from .peft.stock.statistics import labelled as labelled
+from .peft.stock.statistics import with_rows as with_rows
 from .plugins import registry as registry
 from .plugins import resolve as resolve
 from .schedule import Batch as Batch

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from mtpeft.commands import streams
-from mtpeft.errors import MtpeftError, UsageError
+from mtpeft.errors import MtpeftError, Stopped, UsageError
 from mtpeft.names import visible
 
 app = typer.Typer(
@@ -87,7 +89,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data of a stage.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of everything that is drawn.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder; runs/NAME by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out where it stopped; start it if there is none.")
+    ] = False,
     from_run: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="Start from the parts and heads of another run.")
     ] = None,
@@ -143,7 +147,7 @@ def evaluate(
 def predict(
     run: Run,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")],
-    task: Annotated[str, typer.Option(metavar="NAME", help="The task to answer.")],
+    task: Annotated[str, typer.Option(metavar="NAME", help="The task to answer; or several: det,seg.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where JSON and pictures go.")] = Path("predictions"),
     json: Json = False,
 ) -> None:
@@ -156,12 +160,16 @@ def predict(
 @app.command(epilog=_example("mtpeft report runs/joint runs/sequential"))
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders or results.json files.")],
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="A run of one task alone, or of all jointly: a bound to compare with."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Report what was learned, forgotten and paid."""
     from mtpeft.commands import report as command
 
-    command.run(runs, json=json)
+    command.run(runs, baselines=baseline or (), json=json)
 
 
 @app.command(epilog=_example("mtpeft export runs/pets --to timm --task pets --out pets.safetensors"))
@@ -315,19 +323,42 @@ def _recipe_of(folder: Path | None, described: bool) -> Path | None:
 
 
 class Interrupted(MtpeftError):
-    """Ctrl-C: nothing failed, and a run that was saved can go on."""
+    """Ctrl-C or SIGTERM: nothing failed, and a run that was saved can go on.
 
-    exit_code = 130
+    Args:
+        cause: what stopped it.
+    """
+
+    def __init__(self, cause: BaseException, hint: str = "") -> None:
+        super().__init__("interrupted", hint=hint)
+        self.exit_code = cause.exit_code if isinstance(cause, Stopped) else 128 + signal.SIGINT
 
 
 @contextmanager
 def _resumable(folder: Path, dry_run: bool) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         saved = not dry_run and (folder / "state").is_dir()
         hint = f"`mtpeft train --resume --out {folder}` goes on from the last saved update." if saved else ""
-        raise Interrupted("interrupted", hint=hint) from None
+        raise Interrupted(error, hint) from None
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, which schedulers send, ends a command as Ctrl-C does."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 # Typer hands out its parser's errors under no public name; this is the base of the one that it does.
@@ -368,8 +399,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the entry point ``mtpeft``.
 
     Returns:
-        0, or 1 for a failure, 2 for wrong usage, 130 when interrupted. Output that cannot be written is a failure, and
-        a silent one where its reader has gone.
+        0, or 1 for a failure, 2 for wrong usage, 130 when interrupted by Ctrl-C, 143 by SIGTERM. Output that cannot
+        be written is a failure, and a silent one where its reader has gone.
     """
     streams.prepare()
     code = _run(arguments)
@@ -399,11 +430,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         _refuse_deleted_folder()
-        result = app(arguments, prog_name="mtpeft", standalone_mode=False)
+        with _terminable():
+            result = app(arguments, prog_name="mtpeft", standalone_mode=False)
     except SystemExit as ended:  # the parser's answer to a broken pipe
         return ended.code if isinstance(ended.code, int) else 1
-    except (KeyboardInterrupt, typer.Abort):
-        error: Exception = Interrupted("interrupted")
+    except (KeyboardInterrupt, typer.Abort) as interrupted:
+        error: Exception = Interrupted(interrupted)
     except Exception as caught:
         error = caught
     else:

@@ -17,6 +17,7 @@ from mtpeft.errors import UsageError
 from mtpeft.names import brief, check_task_name
 from mtpeft.recipe import Draft
 from mtpeft.settings import (
+    Bytes,
     Count,
     Fraction,
     NonNegative,
@@ -122,6 +123,7 @@ class Basics:
         train_on: the splits to train on; with ``val`` among them nothing is validated.
         evaluate_on: the split that fills the result matrix; with ``val``, for choosing, ``test`` is not even opened.
         workers: processes that load data; 0 loads in the training process.
+        memory: what all methods together may keep of samples (replay), an image counting as its pixels; None: no limit.
         cache: absolute path of a folder to keep decoded samples in, uncompressed, for this run and later ones.
     """
 
@@ -136,6 +138,7 @@ class Basics:
     train_on: tuple[Literal["train", "val"], ...] = ("train",)
     evaluate_on: Literal["val", "test"] = "test"
     workers: Whole = 0
+    memory: Bytes | None = None
     cache: str | None = None
     device: Annotated[
         str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")

@@ -42,6 +42,23 @@ class DataError(MtpeftError):
     """Data that cannot be trained or evaluated on; the message names the file and the field."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to stop; nothing failed.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell reports a process that died of the signal."""
+        return 128 + self.number
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown ``name``: the closest known one, or all there are.
 

@@ -20,9 +20,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from mtpeft.errors import DataError, MtpeftError, UsageError
+from mtpeft.names import brief
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter
@@ -41,6 +42,8 @@ _TOML_TEXT = re.compile(
 """Texts and comments of TOML. One that never ends is taken to the end, or trying it again would take square time."""
 _BETWEEN_KEYS = re.compile(r"[=\n,{}\[\]]")
 _CHUNK = 2**20
+_SEAL = "sha256"
+_NEW, _OLD, _LOCK = ".mtpeft-new", ".mtpeft-old", ".mtpeft-lock"
 _PLAIN = {"missing": "is missing", "unexpected_keyword_argument": "is not a field of this file"}
 
 STRICT: ConfigDict = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
@@ -94,7 +97,7 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         MtpeftError: where it cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _beside(path, _NEW)
     with explained(path):
         try:
             temporary.write_bytes(data)
@@ -109,6 +112,18 @@ def write_file(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_file` of JSON."""
     write_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the sha256 of what it says, which `check_seal` checks; the order of keys does not matter."""
+    plain = json.loads(json.dumps(unsealed(value)))
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return {**value, _SEAL: sha256(text.encode()).hexdigest()}
+
+
+def unsealed(data: Any) -> Any:
+    """What `sealed` was given; anything else as it is."""
+    return {key: item for key, item in data.items() if key != _SEAL} if isinstance(data, Mapping) else data
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -126,13 +141,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Build a folder with ``fill(folder)`` and put it in the place of ``path``; nothing is left of a failure.
 
-    A folder that was there is set aside as ``NAME.old`` until the new one has its name; `recover_folder` puts it back
-    after a death in between.
+    A folder that was there is set aside until the new one has its name; `recover_folder` puts it back after a death in
+    between.
 
     Raises:
         MtpeftError: where it cannot be written.
     """
-    temporary, old = _beside(path, ".tmp"), _beside(path, ".old")
+    temporary, old = _beside(path, _NEW), _beside(path, _OLD)
     with explained(path):
         recover_folder(path)
         try:
@@ -154,7 +169,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 def recover_folder(path: Path) -> None:
     """Undo a `write_folder` that died between its two renames: the folder that was there gets its name again."""
-    old = _beside(path, ".old")
+    old = _beside(path, _OLD)
     if old.is_dir():
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -164,30 +179,63 @@ def recover_folder(path: Path) -> None:
 
 def standing_folder(path: Path) -> Path | None:
     """Where a folder that `write_folder` writes stands, also after a death in between; None where there is none."""
-    return next((place for place in (path, _beside(path, ".old")) if place.is_dir()), None)
+    return next((place for place in (path, _beside(path, _OLD)) if place.is_dir()), None)
 
 
 def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
+    """Hidden, and with an ending of our own: ``NAME.old`` or ``NAME.tmp`` may well be a user's."""
+    return path.with_name(f".{path.name}{ending}")
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Be the only process that writes to a folder; the lock lies beside it and is released by death.
+class Lock:
+    """The right of this process to write to a folder: taken when made, and released by `release` or death.
+
+    A process may take it several times, and then releases it as often. The lock lies beside the folder.
+
+    Args:
+        path: the folder, which need not exist; by whatever name, it is one folder.
 
     Raises:
         MtpeftError: naming the host and process that hold it.
     """
-    place = path.parent / f".{path.name}.lock"
-    with explained(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle = _locked_file(place, path)
-    try:
-        yield
-    finally:
+
+    held: ClassVar[dict[Path, tuple[int, int]]] = {}
+    """Each lock's file: its handle, and how often it is taken."""
+
+    def __init__(self, path: Path) -> None:
+        folder = path.resolve()
+        self.file, self.parent_is_new = _beside(folder, _LOCK), not folder.parent.exists()
+        with explained(self.file):
+            handle, count = self.held.get(self.file, (-1, 0))
+            if not count:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                handle = _locked_file(self.file, path)
+        self.held[self.file] = handle, count + 1
+        self.taken = True
+
+    def release(self) -> None:
+        """Let others write; once released, it stays so."""
+        if not self.taken or self.file not in self.held:
+            return
+        self.taken, (handle, count) = False, self.held.pop(self.file)
+        if count > 1:
+            self.held[self.file] = handle, count - 1
+            return
         with suppress(OSError):
-            place.unlink()
+            self.file.unlink()
+            if self.parent_is_new:
+                self.file.parent.rmdir()  # where nothing was written
         os.close(handle)
+
+
+def _forget_locks() -> None:
+    """A child of ``fork`` shares the open files of its parent: it must not keep a dead parent's lock."""
+    for handle, _ in Lock.held.values():
+        os.close(handle)
+    Lock.held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _locked_file(place: Path, path: Path) -> int:
@@ -224,9 +272,13 @@ def file_sha256(path: Path) -> str:
 
 
 def inventory(folder: Path) -> dict[str, str]:
-    """The sha256 of every file under ``folder``, by its path in it."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
+    """The sha256 of every file under ``folder``, by its path in it.
+
+    Raises:
+        DataError: for a link that leads out of it.
+    """
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return {name: file_sha256(within(folder, name)) for name in names}
 
 
 # --- reading
@@ -243,6 +295,22 @@ def open_regular(path: Path) -> Any:
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no regular file")
     return os.fdopen(handle, "rb")
+
+
+def within(folder: Path, name: str) -> Path:
+    """The path of a file of a folder, which may be a stranger's: nothing outside it is read in its name.
+
+    Raises:
+        DataError: for a name, or a link, that leads out of the folder.
+    """
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL byte
+        inside = False
+    if not inside:
+        raise DataError(f'"{brief(str(path))}" leads out of its folder', hint="copy what it leads to into the folder")
+    return path
 
 
 def read_bytes(path: Path, missing: str = "give the folder of a run that mtpeft train wrote") -> bytes:
@@ -285,6 +353,23 @@ def read_record(kind: type[T], path: Path, missing: str = "give the folder of a 
         MtpeftError: naming file and field.
     """
     return parse(kind, read_json(path, missing), f'"{path}"')
+
+
+def check_seal(data: Any, path: Path, *, needed: bool = True) -> Any:
+    """What `sealed` was given.
+
+    Args:
+        needed: whether it is wrong to have no seal.
+
+    Raises:
+        DataError: if it is not what was sealed.
+    """
+    plain = unsealed(data)
+    if isinstance(data, dict) and (needed or _SEAL in data) and sealed(plain)[_SEAL] != data.get(_SEAL):
+        by_hand = "" if needed else f'; what is changed by hand goes without its "{_SEAL}"'
+        message = f'"{path}" is not what was written: its content has another sha256 than it says'
+        raise DataError(message, hint=f"the file is damaged; take it from a copy{by_hand}")
+    return plain
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:

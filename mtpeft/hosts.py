@@ -12,12 +12,12 @@ from torch import nn
 from mtpeft.backbone.features import FeaturesInfo
 from mtpeft.errors import MtpeftError, NotApplicable
 from mtpeft.names import visible
-from mtpeft.peft.allocation import limited_allocation
+from mtpeft.peft.allocation import Bound, limited_allocation
 from mtpeft.peft.configured import as_methods
-from mtpeft.peft.contents import take
+from mtpeft.peft.contents import as_data, take
 from mtpeft.peft.host import Host
 from mtpeft.peft.method import Method
-from mtpeft.peft.store import AdapterContents, HeadSpec, SavedMethod, read_adapter
+from mtpeft.peft.store import HeadSpec, SavedMethod, read_adapter
 from mtpeft.plugins import create, registry
 from mtpeft.task import Head, Task
 
@@ -67,8 +67,8 @@ def build_head(spec: HeadSpec, host: Host, task: Task | None = None) -> Head:
         UsageError: for an unknown task type, or settings it does not take.
         NotApplicable: for a method whose mechanism does not serve the task type.
     """
-    settings = {name.removesuffix("_config"): value for name, value in spec.settings.items()}
-    task = task or cast(Task, create("tasks", spec.type, settings, f"head {spec.type}"))
+    settings = {name.removesuffix("_config"): value for name, value in spec.settings.items()}  # as recipes say it
+    task = task or cast(Task, create("tasks", spec.type, settings, f"the head of type {spec.type}"))
     check_accepted(host.methods, spec.type)
     built = _classifier(host, spec.classes) if task.classifies else None
     made = cast(Head, built) if built is not None else task.head(host.info, spec.classes)
@@ -110,8 +110,8 @@ def load(directory: str | Path, backbone: nn.Module, methods: Mapping[str, Metho
         MtpeftError: for another backbone, a method that is not installed, or a damaged file.
     """
     contents = read_adapter(Path(directory))
-    known = methods or {}
-    with limited_allocation(_limit(contents, backbone), f'"{directory}"'):
+    known, where = methods or {}, f'"{directory}"'
+    with limited_allocation(Bound.of(contents, backbone), where), as_data(where):
         made = [(saved.name, known.get(saved.name) or registered(saved, directory)) for saved in contents.methods]
         host = Host(backbone, made, contents.tasks, image_size=contents.image_size)
         with _detached_on_error(host):
@@ -140,12 +140,6 @@ def registered(saved: SavedMethod, where: str | Path) -> Method:
             hint=f"install the plugin that brings it: pip install {visible(saved.package)}",
         )
     return cast(Method, create("methods", saved.id, saved.settings, f"methods.{saved.name}"))
-
-
-def _limit(contents: AdapterContents, backbone: nn.Module) -> int:
-    """More numbers than any tensor can need that is built for these files on this backbone."""
-    largest = max((parameter.numel() for parameter in backbone.parameters()), default=0)
-    return 4 * max(contents.numbers, largest) + 2**20
 
 
 @contextmanager

@@ -35,6 +35,23 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a n
 Fraction = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+Bytes = Annotated[
+    str, Field(pattern=rf"^\d+(\.\d+)?\s*({'|'.join(_UNITS)})$", description='a size such as "5MB" or "512 KiB"')
+]
+
+
+def byte_count(size: str) -> int:
+    """A `Bytes` setting as a number.
+
+    >>> byte_count("5MB"), byte_count("1.5 KiB")
+    (5000000, 1536)
+    """
+    number = re.match(r"[\d.]+", size)
+    amount = number.group() if number else "0"
+    return int(float(amount) * _UNITS[size[len(amount) :].strip()])
+
+
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}
 
 

@@ -56,6 +56,13 @@ class Dataset(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
+    def origin(self, index: int) -> str:
+        """What the image of a sample is known by, and no other image: its file, where it has one.
+
+        Tasks that share their images (`Task.images`) find them by it. Override it where samples are slow to read.
+        """
+        return self[index].name
+
     def shown(self, index: int) -> frozenset[str] | None:
         """The classes that a sample shows, without decoding it; None where that is not known."""
         return None
@@ -139,6 +146,9 @@ class Task(ABC):
     Attributes:
         data: ``READER:PATH``, or empty for the embedded data.
         group: tasks of one group share one growing head (class-incremental learning); empty for a head of its own.
+        images: tasks that give the same name here label the same images. Where a stage trains several of them, an image
+            is augmented once for all and takes one pass, and each task that labels it has a loss; empty for images of
+            its own.
         head_config: settings of the head (``head = {name = ..., ...}`` in a recipe).
         batch_size: samples per training step.
         loss_weight: factor on the task's loss.
@@ -170,6 +180,7 @@ class Task(ABC):
 
     data: str = ""
     group: str = ""
+    images: str = ""
     head_config: dict[str, Any] = field(default_factory=dict)
     batch_size: Count = 16
     loss_weight: NonNegative = 1.0

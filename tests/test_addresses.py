@@ -133,13 +133,11 @@ def test_parameters() -> None:
 
 SOURCES = sorted((Path(__file__).parents[1] / "mtpeft").rglob("*.py"))
 OTHERS = {
-    ("training/run.py", ":"): "cuda:0",
     ("training/setup.py", ":"): "cuda:0",
+    ("kinds.py", ":"): "module:attribute",
     ("plugins.py", ":"): "module:attribute",
     ("config.py", ":"): "module:attribute",
-    ("__init__.py", ":"): "module:attribute",
-    ("commands/methods.py", ":"): "module:attribute",
-    ("peft/store.py", ":"): "module:attribute",
+    ("peft/contents.py", ":"): "module:attribute",
     ("backbone/__init__.py", ":"): "hf-hub:name",
 }
 """Other languages that use one of the marks, and which."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -9,10 +10,14 @@ import types
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
+import mtpeft
 from mtpeft import plugins
-from mtpeft.cli import app
-from mtpeft.testing import parametrize_with_checks
+from mtpeft.api import Context, hookimpl
+from mtpeft.cli import app, main
+from mtpeft.testing import check_task, parametrize_with_checks
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,15 +35,16 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert (tmp_path / "pets-adapter" / "adapter.json").is_file()
 
 
-def walk() -> types.ModuleType:
-    """The module that CONTRIBUTING.md tells its reader to write."""
-    module = types.ModuleType("walk_gained")
-    sys.modules["walk_gained"] = module
-    exec(compile(blocks("CONTRIBUTING.md", "python")[0], "CONTRIBUTING.md", "exec"), module.__dict__)
+def walk(first: str) -> types.ModuleType:
+    """A module that CONTRIBUTING.md tells its reader to write: the one whose docstring begins so."""
+    (code,) = [block for block in blocks("CONTRIBUTING.md", "python") if block.startswith(f'"""{first}')]
+    module = types.ModuleType(f"walk_{first.split()[0].strip(':').lower()}")
+    sys.modules[module.__name__] = module
+    exec(compile(code, "CONTRIBUTING.md", "exec"), module.__dict__)
     return module
 
 
-@parametrize_with_checks([walk().Gained], ["vit", "swin"], slow=False)
+@parametrize_with_checks([walk("Gained").Gained], ["vit", "swin"], slow=False)
 def test_the_method_of_the_walk_conforms(check):
     check()
 
@@ -49,6 +55,53 @@ def test_the_plugin_of_the_walk_registers():
     plugin = types.SimpleNamespace(register_methods=names["register_methods"])
     plugins.manager().register(plugin, "mtpeft-gained")
     assert plugins.registry("methods")["gained"].reference == "mtpeft_gained.gained:Gained"
+
+
+class Walked:
+    """The routine, the balancer and the task type of the walks, as a plugin."""
+
+    def __init__(self) -> None:
+        self.modules = {first: walk(first) for first in ("Anchor", "Hardest", "The task type")}
+
+    @hookimpl
+    def register_methods(self) -> dict[str, str]:
+        return {"anchor": f"{self.modules['Anchor'].__name__}:Anchor"}
+
+    @hookimpl
+    def register_balancers(self) -> dict[str, str]:
+        return {"hardest": f"{self.modules['Hardest'].__name__}:Hardest"}
+
+    @hookimpl
+    def register_tasks(self) -> dict[str, str]:
+        return {"brightness": f"{self.modules['The task type'].__name__}:Brightness"}
+
+
+def test_what_the_walks_build_trains_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    plugins.manager().register(Walked(), "walks")
+    line = ["train", "--tasks", "brightness,cls", "--method", "lora+anchor", "--balance", "hardest", "--steps", "2"]
+    assert main([*line, "--schedule", "sequential", "--out", "run", "--quiet", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["tasks"]["brightness"]["metric"] == "RMSE" and printed["costs"]["statistics_bytes"] > 0
+    assert (tmp_path / "run" / "adapter" / "method.anchor.safetensors").is_file()
+
+
+def test_the_routine_of_the_walk_pulls_on_what_has_moved():
+    anchor = walk("Anchor").Anchor(strength=2.0)
+    host = mtpeft.adapt(timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1), "lora", ["a"])
+    routine = anchor.routine()
+    context = Context(host, ("a",), stage=1)
+    routine.begin_stage(context)
+    assert float(routine.penalty(context).detach()) == 0
+    with torch.no_grad():
+        for parameter in host.shared_parameters().values():
+            parameter.add_(1)
+    count = sum(parameter.numel() for parameter in host.shared_parameters().values())
+    assert float(routine.penalty(context).detach()) == pytest.approx(count)
+
+
+def test_the_task_type_of_the_walk_conforms():
+    check_task(walk("The task type").Brightness())
 
 
 def test_every_method_of_the_table_of_kinds_exists():

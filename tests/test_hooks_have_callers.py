@@ -1,4 +1,4 @@
-"""Every hook and every declaration has a caller, read from the source: what nobody asks for is no contract."""
+"""Every hook has a caller, read from the source: what nobody asks for is no contract."""
 
 from __future__ import annotations
 
@@ -31,15 +31,6 @@ def hooks() -> list[str]:
     return [node.name for node in specs if isinstance(node, ast.FunctionDef)]
 
 
-def declarations() -> Iterator[str]:
-    classes = (node for node in TREES[ROOT / "mtpeft/peft/method.py"].body if isinstance(node, ast.ClassDef))
-    declared = next(node for node in classes if node.name == "Declarations")
-    for node in ast.walk(declared):
-        if isinstance(node, ast.AnnAssign | ast.Assign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (target.id for target in targets if isinstance(target, ast.Name))
-
-
 def test_the_hooks_are_those_that_are_documented_as_kinds_and_observers() -> None:
     assert set(hooks()) == {*(f"register_{kind}" for kind in KINDS), *OBSERVERS}
     assert set(CONTRACTS) < set(KINDS)
@@ -49,18 +40,6 @@ def test_the_hooks_are_those_that_are_documented_as_kinds_and_observers() -> Non
 def test_every_hook_has_a_caller(hook: str) -> None:
     wanted = hook.removeprefix("register_")
     assert [path for path, tree in TREES.items() if wanted in asked_for(tree)], hook
-
-
-@pytest.mark.parametrize("name", sorted(set(declarations())))
-def test_every_declaration_has_a_reader(name: str) -> None:
-    own = ROOT / "mtpeft/peft/method.py"
-    readers = [
-        path
-        for path, tree in TREES.items()
-        if path != own and path.is_relative_to(ROOT / "mtpeft")
-        if any(isinstance(node, ast.Attribute) and node.attr == name for node in ast.walk(tree))
-    ]
-    assert readers, name
 
 
 def test_the_rule_sees_calls_and_no_mere_mention() -> None:

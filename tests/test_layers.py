@@ -20,7 +20,7 @@ ROOMS = [
     ["backbone"],
     ["peft"],
     ["task"],
-    ["data"],
+    ["data", "hosts"],
     ["evaluation", "balancing", "schedule"],
     ["training"],
     ["reports"],
@@ -57,8 +57,12 @@ def sources(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-def imports(path: Path, *, whole: bool = True) -> Iterator[str]:
-    """Modules that a file imports, ``from a import b`` as ``a.b``; without ``whole`` not in functions."""
+def imports(path: Path, *, whole: bool = True, typing: bool = False) -> Iterator[str]:
+    """Modules that a file imports, ``from a import b`` as ``a.b``; without ``whole`` not in functions.
+
+    Args:
+        typing: with what is imported for type checking alone.
+    """
     waiting: list[ast.AST] = [ast.parse(path.read_text("utf-8"))]
     while waiting:
         node = waiting.pop()
@@ -68,7 +72,7 @@ def imports(path: Path, *, whole: bool = True) -> Iterator[str]:
             assert node.level == 0, f"{path}: imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         inner = ast.iter_child_nodes(node)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not typing:
             inner = iter(node.orelse)
         if whole or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             waiting += inner
@@ -97,6 +101,46 @@ def test_the_core_imports_downhill(path: Path) -> None:
     if room(path) in LEVEL:
         assert uphill(path) == []
     assert not [name for name in imports(path) if name.split(".")[0] in ("mtpeft_plugins", "mtpeft_tasks")]
+
+
+def module_of(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[len(parts) - parts[::-1].index("mtpeft") - 1 :]).removesuffix(".__init__")
+
+
+def graph(paths: list[Path]) -> dict[str, set[str]]:
+    """Which module imports which, for type checking too."""
+    known = {module_of(path) for path in paths}
+
+    def module(name: str) -> str:
+        return name if name in known else name.rpartition(".")[0]
+
+    return {module_of(p): {module(n) for n in imports(p, typing=True)} & known - {module_of(p)} for p in paths}
+
+
+def circles(edges: dict[str, set[str]]) -> list[str]:
+    """The modules that are left when those that import nothing left are taken away, again and again."""
+    left = dict(edges)
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = [
+        path for path in sources("mtpeft") if path.name not in ("__init__.py", "api.py") or len(path.read_text()) > 900
+    ]
+    assert circles(graph(paths)) == []
+
+
+def test_the_rule_sees_a_circle_for_type_checking(tmp_path: Path) -> None:
+    folder = tmp_path / "mtpeft"
+    folder.mkdir()
+    (folder / "a.py").write_text("from mtpeft.b import B\n")
+    (folder / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mtpeft.a import A\n")
+    (folder / "c.py").write_text("import mtpeft.a\n")
+    assert circles(graph(sorted(folder.glob("*.py")))) == ["mtpeft.a", "mtpeft.b", "mtpeft.c"]
 
 
 @pytest.mark.parametrize("path", sources("mtpeft/peft"), ids=lambda path: path.stem)

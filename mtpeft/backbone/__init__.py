@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import timm.data
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.backbone.features import ImageConfig
+from mtpeft.backbone.weights_file import read_weights
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.plugins import registry, resolve
 
@@ -23,6 +25,12 @@ NORMALIZATIONS = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 """Mean and std by the names that protocols give them; published tables differ by which one they took."""
+
+_TIMMS_OWN = {*inspect.signature(timm.create_model).parameters, "num_classes", "img_size", "features_only"}
+"""Arguments that are not the architecture's, ``checkpoint_path`` among them, which timm would load by itself."""
+
+_LARGEST_SIDE = 2**14
+"""Pixels: position embeddings are allocated for the size that a file asks for."""
 
 
 @dataclass
@@ -55,7 +63,7 @@ def create_backbone(
 
     Args:
         name: ``micro``, a plugin's, or ``arch.tag`` of timm.
-        weights: a local file of weights for a timm model; without it timm asks its hub.
+        weights: a local file of weights for a timm model, read by `read_weights`; without it timm asks its hub.
         image_size: pixels, one number or (height, width); default: the backbone's own.
         pretrained: False for random weights, from torch's global generator.
         options: further arguments of ``timm.create_model``, e.g. ``{"pad_type": "same"}``.
@@ -63,9 +71,13 @@ def create_backbone(
 
     Raises:
         UsageError: for an unknown name or option.
-        MtpeftError: where weights are missing, corrupt or of another model.
+        MtpeftError: where weights are missing, corrupt, of another model, or pickled objects.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size and not 1 <= min(size) <= max(size) <= _LARGEST_SIDE:
+        raise UsageError(
+            f"image_size = {image_size} is no size of images", hint=f"sides have 1 to {_LARGEST_SIDE} pixels"
+        )
     if name in registry("backbones"):
         if weights is not None or options:
             what = "weights" if weights is not None else "options"
@@ -109,20 +121,13 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 def _from_timm(
     name: str, weights: str | Path | None, size: tuple[int, int] | None, pretrained: bool, chosen: dict[str, Any]
 ) -> nn.Module:
-    known = [*registry("backbones"), *timm.list_models()]
-    if name.split(".")[0] not in known and "/" not in name and ":" not in name:
-        raise UsageError(f'there is no backbone "{name}"', hint=_closest(name, known))
-    overlay = None
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise MtpeftError(f'there is no weights file "{weights}"', hint="give --weights the path of a local file")
-        overlay = {"file": str(weights)}
-    own = {"num_classes": 0, "pretrained": pretrained, "pretrained_cfg_overlay": overlay}
-    for option in chosen:
-        if option in own or option == "img_size":
-            raise UsageError(f"{option} is no option of the backbone", hint="say it by weights and image_size")
+    _check_name(name, weights)
+    _check_options(chosen)
+    own: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+    if weights is not None and pretrained:  # timm filters and resizes a state dict as it does its own files
+        own["pretrained_cfg_overlay"] = {"state_dict": read_weights(Path(weights)), "custom_load": False}
     try:
-        return _sized(name, size, chosen | own)
+        made = _sized(name, size, chosen | own)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise _no_weights(name, weights, pretrained, error) from error
     except Exception as error:  # safetensors and hub clients raise types of their own
@@ -131,6 +136,34 @@ def _from_timm(
         if not pretrained:
             raise
         raise _no_weights(name, weights, pretrained, error) from error
+    cast("dict[str, Any]", made.pretrained_cfg).pop("state_dict", None)
+    return made
+
+
+def _check_name(name: str, weights: str | Path | None) -> None:
+    """
+    Raises:
+        UsageError: for a name that neither a plugin nor timm has, and a hub's name beside a file of weights.
+    """
+    known = [*registry("backbones"), *timm.list_models()]
+    if name.split(".")[0] not in known and "/" not in name and ":" not in name:
+        raise UsageError(f'there is no backbone "{name}"', hint=_closest(name, known))
+    if weights is not None and (":" in name or "/" in name):
+        raise UsageError(
+            f'"{name}" says where its weights are, and so does weights = "{weights}"',
+            hint="beside a file of weights, name an architecture of timm",
+        )
+
+
+def _check_options(chosen: Mapping[str, Any]) -> None:
+    """Options go to the architecture; where weights come from, and what else timm does, they do not say.
+
+    Raises:
+        UsageError: for an argument of ``timm.create_model`` itself.
+    """
+    for option in chosen:
+        if option in _TIMMS_OWN or option.startswith("pretrained"):
+            raise UsageError(f"{option} is no option of the backbone", hint="say it by weights and image_size")
 
 
 def _sized(name: str, size: tuple[int, int] | None, options: dict) -> nn.Module:

@@ -72,7 +72,7 @@ class Processes:
         """End every process; what they were at is lost."""
         self.stopped = True
         for process in list(self.live):
-            process.terminate()
+            process.kill()  # a training that is asked to stop would save first
 
 
 def _report(connection: Connection, threads: int, *arguments: Any) -> None:

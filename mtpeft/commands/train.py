@@ -20,23 +20,20 @@ def run(config: Config, *, resume: bool, from_run: Path | None, dry_run: bool, j
     """Train, and print the summary.
 
     Args:
-        resume: go on from the last saved state in ``output.dir``.
+        resume: go on from the last saved state in ``output.dir``, or start where nothing was saved yet.
         from_run: start from the parts and heads of another run; its tasks are kept and evaluated too.
         dry_run: say what would be trained and what it would cost, and write nothing.
 
     Raises:
         MtpeftError: for everything that stands in the way, in one sentence.
-        KeyboardInterrupt: after Ctrl-C, with a state saved from which to resume.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with a state saved from which to resume.
     """
     if dry_run:
         report = rehearse(config, from_run)
         print_json(report) if json else print(paragraph(_rehearsal(report)))
         return
     progress = choose(quiet=quiet)
-    if resume:
-        session = Session.resume(config, progress=progress)
-    else:
-        session = Session.start(config, progress=progress, source=from_run)
+    session = (Session.open if resume else Session.start)(config, progress=progress, source=from_run)
     results = session.train().to_json()
     if json:
         print_json({"run": config.output.dir, "caveats": session.run.caveats, **results})

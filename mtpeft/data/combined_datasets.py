@@ -39,6 +39,10 @@ class JoinedSplits(Dataset):
         part, own = self._place(index)
         return part[own]
 
+    def origin(self, index: int) -> str:
+        part, own = self._place(index)
+        return part.origin(own)
+
     def shown(self, index: int) -> frozenset[str] | None:
         part, own = self._place(index)
         return part.shown(own)
@@ -61,6 +65,9 @@ class Chosen(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         return self.whole[self.indices[index]]
+
+    def origin(self, index: int) -> str:
+        return self.whole.origin(self.indices[index])
 
     def shown(self, index: int) -> frozenset[str] | None:
         return self.whole.shown(self.indices[index])

@@ -56,6 +56,9 @@ class Decoded(Dataset):
             _write(path, sample)
             return sample
 
+    def origin(self, index: int) -> str:
+        return self.whole.origin(index)
+
     def shown(self, index: int) -> frozenset[str] | None:
         return self.whole.shown(index)
 

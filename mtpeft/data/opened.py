@@ -10,6 +10,8 @@ from typing import Any, cast
 from mtpeft.data.combined_datasets import JoinedSplits, to_train_on
 from mtpeft.data.decoded_cache import Decoded, place
 from mtpeft.data.label_checks import recorded
+from mtpeft.data.loading import ImageSource, Source
+from mtpeft.data.shared_images import SharedImages
 from mtpeft.errors import DataError, UsageError
 from mtpeft.task import SPLITS, Dataset, Split, Task
 
@@ -35,6 +37,7 @@ class OpenedData:
     evaluate_on: str = "test"
     seed: int = 0
     cache: str | None = None
+    _shared: dict[tuple[tuple[str, ...], str], SharedImages] = field(default_factory=dict, repr=False)
     _opened: dict[tuple[str, str], Dataset] = field(default_factory=dict, repr=False)
 
     @property
@@ -59,6 +62,24 @@ class OpenedData:
             train = split == "train"
             self._opened[name, split] = to_train_on(whole, self.tasks[name], self.seed) if train else whole
         return self._opened[name, split]
+
+    def source(self, names: Sequence[str], split: str) -> ImageSource:
+        """What samples of a task's split, or of several tasks' that share their images, are drawn from.
+
+        Raises:
+            DataError: where tasks do not share them, as `SharedImages` says.
+        """
+        if len(names) == 1:
+            return Source(self.tasks[names[0]], self.dataset(names[0], split))
+        return self.shared(names, split)
+
+    def shared(self, names: Sequence[str], split: str) -> SharedImages:
+        """The images of a split that several tasks share, found once."""
+        place = (tuple(names), split)
+        if place not in self._shared:
+            tasks = {name: self.tasks[name] for name in names}
+            self._shared[place] = SharedImages(tasks, {name: self.dataset(name, split) for name in names})
+        return self._shared[place]
 
     def manifest(self) -> dict[str, Any]:
         """What each split of each task records of itself."""

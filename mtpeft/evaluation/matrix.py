@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from mtpeft.errors import DataError, MtpeftError, did_you_mean
 from mtpeft.evaluation.costs import Costs
+from mtpeft.evaluation.record import TaskRecord
+from mtpeft.evaluation.summary import summarize
 from mtpeft.files import STRICT, parse
-from mtpeft.score import LARGEST, Score
+from mtpeft.score import Score
 from mtpeft.settings import Whole
 
 FORMAT = 1
-
-Number = Annotated[float, Field(gt=-LARGEST, lt=LARGEST)]
-
-
-@dataclass(frozen=True)
-class TaskRecord:
-    """What must be known of a task to read its column.
-
-    Attributes:
-        type: its task type.
-        metric: the metric's name.
-        higher_is_better: the metric's direction.
-        baseline: what the task reaches when trained alone (same backbone, method, budget and evaluation), if known.
-        unit: of the metric, for tables.
-        floor: what is reached without learning (chance, 0, or an untrained model), if known.
-    """
-
-    __pydantic_config__ = STRICT
-
-    type: str
-    metric: str
-    higher_is_better: bool
-    baseline: Number | None
-    unit: str = ""
-    floor: Number | None = None
-
-    @property
-    def sign(self) -> int:
-        return 1 if self.higher_is_better else -1
-
-    def to_dict(self) -> dict[str, Any]:
-        """The four fields every file has, and those of the others that say something."""
-        return {name: value for name, value in asdict(self).items() if name == "baseline" or value not in ("", None)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +105,13 @@ class ResultMatrix:
         self._put(self.joint, (stage, task), score)
 
     def continued(self, tasks: Mapping[str, TaskRecord], stages: Iterable[Sequence[str]]) -> ResultMatrix:
-        """All that is recorded here, with further stages after these; ``tasks`` records all tasks of both."""
-        matrix = ResultMatrix(tasks, [*self.stages, *stages])
+        """All that is recorded here, with further stages after these; ``tasks`` records all tasks of both.
+
+        What stays true goes on: baselines and floors, and of the costs those of the stages so far, and who is isolated.
+        """
+        costs = self.costs and Costs(isolated=self.costs.isolated, stages=self.costs.stages)
+        known = {name: record for name, record in self.tasks.items() if name in tasks}
+        matrix = ResultMatrix({**tasks, **known}, [*self.stages, *stages], costs)
         matrix.cells, matrix.probes, matrix.joint = dict(self.cells), dict(self.probes), dict(self.joint)
         return matrix
 
@@ -163,8 +135,6 @@ class ResultMatrix:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``results.json``, its summary recomputed."""
-        from mtpeft.evaluation.summary import summarize
-
         further = {
             "probes": [
                 {"stage": stage, "update": update, "task": task, **score.to_dict()}

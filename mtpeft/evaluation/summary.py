@@ -9,10 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from math import fsum
-from typing import Any
+from typing import Any, Protocol
 
-from mtpeft.evaluation.matrix import ResultMatrix, TaskRecord
-from mtpeft.score import LARGEST
+from mtpeft.evaluation.costs import Costs
+from mtpeft.evaluation.record import TaskRecord
+from mtpeft.score import LARGEST, Score
+
+
+class Results(Protocol):
+    """The result matrix, as far as a summary reads it."""
+
+    tasks: dict[str, TaskRecord]
+    costs: Costs | None
+    cells: dict[tuple[int, str], Score]
+    probes: dict[tuple[int, int, str], Score]
+    joint: dict[tuple[int, str], Score]
+
+    @property
+    def last(self) -> int: ...
+
+    def value(self, stage: int, task: str) -> float | None: ...
+
+    def learned_at(self, task: str) -> int | None: ...
+
+    def seen(self, stage: int) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +83,7 @@ class TaskSummary:
     reliable: bool
 
 
-def summarize(matrix: ResultMatrix) -> dict[str, Any]:
+def summarize(matrix: Results) -> dict[str, Any]:
     """The summary of ``results.json``: aggregates, and ``tasks`` with a row for each.
 
     ``average``, ``average_incremental``, ``learning``, ``backward_transfer``, ``backward_transfer_pairs``,
@@ -85,7 +105,7 @@ def summarize(matrix: ResultMatrix) -> dict[str, Any]:
     }
 
 
-def task_summary(matrix: ResultMatrix, name: str) -> TaskSummary:
+def task_summary(matrix: Results, name: str) -> TaskSummary:
     """The row of one task; all None where it was not trained yet."""
     record, final, first = matrix.tasks[name], matrix.last, matrix.learned_at(name)
     learn = None if first is None else matrix.value(first, name)
@@ -122,7 +142,7 @@ def reliable(record: TaskRecord) -> bool:
     return enough and (record.floor is None or record.baseline >= 2 * record.floor)
 
 
-def _native(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
+def _native(matrix: Results, rows: dict[str, TaskSummary]) -> dict[str, Any]:
     """Means in the metric's own unit; all None where there is more than one."""
     trained = {name: rows[name] for name in matrix.seen(matrix.last)}
     kinds = {(r.type, r.metric, r.higher_is_better, r.unit) for r in (matrix.tasks[name] for name in trained)}
@@ -130,7 +150,7 @@ def _native(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any
     return {name: value if len(kinds) == 1 else None for name, value in values.items()}
 
 
-def _published(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
+def _published(matrix: Results, rows: dict[str, TaskSummary]) -> dict[str, Any]:
     """What tables of continual learning print."""
     stages = range(matrix.last + 1)
     averages = [mean(matrix.value(t, name) for name in matrix.seen(t)) for t in stages]
@@ -146,7 +166,7 @@ def _published(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, 
     }
 
 
-def _beside(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
+def _beside(matrix: Results, rows: dict[str, TaskSummary]) -> dict[str, Any]:
     """What must stand beside it: other weights, other answers, bounds from above and below."""
     averages = [_sample_average(matrix, t) for t in range(matrix.last + 1)]
     return {
@@ -161,7 +181,7 @@ def _beside(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any
     }
 
 
-def _sample_average(matrix: ResultMatrix, stage: int) -> float | None:
+def _sample_average(matrix: Results, stage: int) -> float | None:
     """From the summed counts of all tasks seen; None where one of them was evaluated and has no counts to sum."""
     cells = [matrix.cells[stage, name] for name in matrix.seen(stage) if (stage, name) in matrix.cells]
     counts = [cell.form.counts(cell.detail) if cell.form else None for cell in cells]
@@ -180,7 +200,7 @@ def _task_aware_average(rows: Collection[TaskSummary]) -> float | None:
     return mean(row.last if row.task_aware is None else row.task_aware for row in rows)
 
 
-def _relative(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, Any]:
+def _relative(matrix: Results, rows: dict[str, TaskSummary]) -> dict[str, Any]:
     counted = {name: row for name, row in rows.items() if row.reliable}
     relative = [row.relative_forgetting for row in rows.values() if row.relative_forgetting is not None]
     return {
@@ -195,7 +215,7 @@ def _relative(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> dict[str, A
     }
 
 
-def _mean_stability(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> float | None:
+def _mean_stability(matrix: Results, rows: dict[str, TaskSummary]) -> float | None:
     """Tasks of the last stage enter as 0, so that mean delta = mean stability - mean intransigence."""
     if all(row.stability is None for row in rows.values()):
         return None
@@ -215,7 +235,7 @@ def _macro(rows: Iterable[TaskSummary], column: Callable[[TaskSummary], float | 
     return mean(mean(column(row) for row in rows if row.type == kind) for kind in types)
 
 
-def _history(matrix: ResultMatrix, name: str, first: int) -> list[float]:
+def _history(matrix: Results, name: str, first: int) -> list[float]:
     values = [matrix.value(stage, name) for stage in range(first, matrix.last)]
     return [value for value in values if value is not None]
 
@@ -224,7 +244,7 @@ def _best(record: TaskRecord, values: list[float]) -> float | None:
     return max(values, key=lambda value: record.sign * value, default=None)
 
 
-def _transfer(matrix: ResultMatrix, name: str, stage: int) -> float | None:
+def _transfer(matrix: Results, name: str, stage: int) -> float | None:
     first = matrix.learned_at(name)
     if first is None or stage <= first:
         return None
@@ -235,12 +255,12 @@ def _forward(record: TaskRecord, row: TaskSummary) -> float | None:
     return _gain(record, record.floor, row.before)
 
 
-def _joint(matrix: ResultMatrix, name: str, stage: int) -> float | None:
+def _joint(matrix: Results, name: str, stage: int) -> float | None:
     bound = matrix.joint.get((stage, name))
     return bound.value if bound else None
 
 
-def _worst(matrix: ResultMatrix, name: str, first: int) -> float | None:
+def _worst(matrix: Results, name: str, first: int) -> float | None:
     inside = [score.value for (stage, _, task), score in matrix.probes.items() if task == name and stage > first]
     if not inside:
         return None
@@ -249,7 +269,7 @@ def _worst(matrix: ResultMatrix, name: str, first: int) -> float | None:
     return min(defined, key=lambda value: matrix.tasks[name].sign * value, default=None)
 
 
-def _worst_case(matrix: ResultMatrix, rows: dict[str, TaskSummary]) -> float | None:
+def _worst_case(matrix: Results, rows: dict[str, TaskSummary]) -> float | None:
     """None where a task before the last stage has no worst score: without it, nothing is bounded."""
     newest = {name for name in rows if matrix.learned_at(name) == matrix.last}
     values = [row.last if name in newest else row.worst for name, row in rows.items()]

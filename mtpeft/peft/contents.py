@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mtpeft.errors import MtpeftError
-from mtpeft.names import SHARED
+from mtpeft.errors import DataError, MtpeftError
+from mtpeft.names import SHARED, brief
 from mtpeft.peft.method import Method, Stateful
 from mtpeft.peft.ownership import Ownership
 from mtpeft.peft.store import AdapterContents, Fingerprint, HeadSpec, SavedMethod, owner_file
@@ -75,6 +75,24 @@ def head_spec(head: Any) -> HeadSpec:
     return HeadSpec(classes=classes) if spec is None else HeadSpec(spec.type, classes, dict(spec.settings))
 
 
+@contextmanager
+def as_data(where: str) -> Iterator[None]:
+    """Whatever settings or tensors out of files make plugin code raise is a fault of the files.
+
+    Raises:
+        DataError: naming ``where`` they come from.
+    """
+    try:
+        yield
+    except MtpeftError:
+        raise
+    except Exception as error:
+        reason = brief(str(error).strip().split("\n")[0])
+        raise DataError(
+            f"{where} does not fit: {type(error).__name__}: {reason}", hint="it is damaged; take it from a copy"
+        ) from error
+
+
 def take(host: Holder, contents: AdapterContents) -> None:
     """Bring what was saved into a host.
 
@@ -87,7 +105,7 @@ def take(host: Holder, contents: AdapterContents) -> None:
     _check_backbone(host, contents)
     _check_methods(host, contents)
     added = [task for task in contents.tasks if task not in own.tasks]
-    with _removed_on_error(host, added), _unfitted_on_error(own, contents):
+    with _removed_on_error(host, added), _unfitted_on_error(own, contents), as_data("the adapter"):
         for task in added:
             host.add_task(task)
         device = next(host.backbone.parameters()).device

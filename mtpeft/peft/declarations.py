@@ -20,7 +20,8 @@ class Declarations:
         mergeable: its parts fold into plain timm weights.
         needs_task_id: it cannot run for a sample whose task is not known.
         needs_task_count: it must know how many stages there will be (`Context.stages`); no run adds tasks to it later.
-        inference_passes: passes over the backbone for one batch.
+        inference_passes: passes over the backbone for one batch, queries of the plain one included.
+        passes_per_task: it takes as many for each task seen, where it is not told which.
         accepts: types of the tasks that its classifier or mechanism serves; empty for all.
         families: what it makes sense on, for people (the machine's word is the refusal itself).
         learning_rate: where a recipe gives none.
@@ -33,6 +34,7 @@ class Declarations:
     needs_task_id: bool = False
     needs_task_count: bool = False
     inference_passes: int = 1
+    passes_per_task: bool = False
     accepts: tuple[str, ...] = ()
     families: str = ""
     learning_rate: float = 1e-3

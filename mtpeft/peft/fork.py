@@ -2,53 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mtpeft.peft.mounts import PartAtSite
-from mtpeft.peft.route import Pass, Route, Segment
+from mtpeft.peft.route import Fork, Pass
 from mtpeft.peft.sites import Model
 
-_BEHIND = ("final_norm", "features")
-"""Sites outside the blocks that lie behind all of them."""
+BEHIND = ""
+"""Stands for a block behind all others: nothing differs in the backbone."""
+Plan = Sequence[PartAtSite]
 
 
 class CannotFork(Exception):
     """A pass carries what its parts left for later ones, and that belongs to one copy of each sample."""
 
 
-def fork_block(model: Model, plans: Sequence[Sequence[PartAtSite]]) -> str | None:
+def fork_block(model: Model, plans: Sequence[Plan]) -> str | None:
     """Path of the first block at which the parts of several tasks differ; None where they differ before all blocks.
 
-    Where they differ behind the blocks alone, or nowhere, it is the last block.
+    It is the last block where they differ at the final norm alone, and `BEHIND` where they differ in side parts alone,
+    or nowhere.
     """
-    same = set(plans[0]).intersection(*plans[1:])
-    differing = [part for plan in plans for part in plan if part not in same or part.per_task]
-    inside = [part.site.block for part in differing if part.site.block is not None]
-    outside = [part for part in differing if part.site.block is None]
-    if not model.blocks or any(not part.site.name.startswith(_BEHIND) for part in outside):
+    differing = set(_differing(plans))
+    blocks = [place for place in differing if isinstance(place, int)]
+    outside = {place for place in differing if isinstance(place, str)} - {"features"}
+    if not outside and not blocks:
+        return BEHIND
+    if not model.blocks or any(not place.startswith("final_norm") for place in outside):
         return None
-    return model.blocks[min(inside, default=len(model.blocks) - 1)]
+    return model.blocks[min(blocks, default=len(model.blocks) - 1)]
 
 
-def forked(current: Pass, tasks: Sequence[str]) -> Pass:
-    """The pass from the fork on: one copy of every sample for each task.
+def _differing(plans: Sequence[Plan]) -> Iterator[int | str]:
+    """The parts of each place at which plans differ, or a part has copies for tasks."""
+    for place in dict.fromkeys(_place(part) for plan in plans for part in plan):
+        here = [[part for part in plan if _place(part) == place] for plan in plans]
+        if any(parts != here[0] for parts in here[1:]) or any(part.per_task for part in here[0]):
+            yield place
+
+
+def _place(part: PartAtSite) -> int | str:
+    """The block, or outside of blocks the site."""
+    return part.site.name if part.site.block is None else part.site.block
+
+
+def forked(current: Pass, fork: Fork) -> Pass:
+    """The pass from the fork on: each task's own copy of its samples.
 
     Raises:
         CannotFork: where parts left something for later ones.
     """
     if any(current.scratch.values()):
         raise CannotFork
-    copies, size = len(tasks), current.route.size
-    segments = tuple(Segment(task, index * size, (index + 1) * size) for index, task in enumerate(tasks))
-    carried = None if current.carried is None else repeated(current.carried, copies)
-    given = {name: repeated(tensor, copies) for name, tensor in current.given.items()}
-    return replace(current, route=Route(segments), one_plan=False, scratch={}, carried=carried, given=given, fork=None)
+    carried = None if current.carried is None else copied(current.carried, fork.rows, fork.size)
+    given = {name: copied(tensor, fork.rows, fork.size) for name, tensor in current.given.items()}
+    return replace(current, route=fork.route, one_plan=False, scratch={}, carried=carried, given=given, fork=None)
 
 
-def repeated(tensor: Tensor, copies: int) -> Tensor:
-    """``copies`` of a batch behind each other."""
-    return torch.cat([tensor] * copies)
+def copied(tensor: Tensor, rows: Sequence[int], size: int) -> Tensor:
+    """The ``rows`` of a batch of ``size`` samples, of each of which ``tensor (size n, ...)`` may hold n pieces."""
+    index = torch.tensor(rows, device=tensor.device)
+    if len(tensor) == size:
+        return tensor[index]
+    return tensor.unflatten(0, (size, -1))[index].flatten(0, 1)

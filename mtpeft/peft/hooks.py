@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from mtpeft.peft.fork import forked, repeated
+from mtpeft.peft.fork import copied, forked
 from mtpeft.peft.lowrank import add_low_rank
 from mtpeft.peft.mounts import Mount, PartAtSite
 from mtpeft.peft.parts import Part, TokenPart, WeightPart
@@ -122,12 +122,12 @@ class ModuleHook:
         return y
 
     def _fork(self, x: Tensor) -> Tensor:
-        """From here on, a copy of every sample for each task; the pass before stays as it was for its checkpoints."""
+        """From here on, each task's own copy of its samples; the pass before stays as it was for its checkpoints."""
         current = self.pass_state.current
         if current.fork is None or current.fork.block != self.path:
             return x
-        self.pass_state.enter(forked(current, current.fork.tasks))
-        return repeated(x, len(current.fork.tasks))
+        self.pass_state.enter(forked(current, current.fork))
+        return copied(x, current.fork.rows, current.fork.size)
 
     def _run(self, mount: Mount, call: Call, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The output, or without one the input, after ``call`` of each part on its own samples, channels last."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,40 +16,20 @@ from torch.nn.modules.batchnorm import _NormBase
 from mtpeft.backbone import full_name, state_sha256
 from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
-from mtpeft.errors import NotApplicable, UsageError, did_you_mean
-from mtpeft.names import check_task_name
+from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft import merging
-from mtpeft.peft.attach import Attachments, is_attached
+from mtpeft.peft.answers import Answer, Rows, answers_of, features_of, predictions_of, rows_of
+from mtpeft.peft.assembly import Assembly, check_methods, overrides_encode
 from mtpeft.peft.contents import describe, take
-from mtpeft.peft.find_sites import find_sites
 from mtpeft.peft.gradients import TaskGradients
-from mtpeft.peft.heads import Heads
 from mtpeft.peft.method import Method, Stateful
 from mtpeft.peft.mounts import PartAtSite
 from mtpeft.peft.original import OriginalState
-from mtpeft.peft.owned_parts import OwnedParts
-from mtpeft.peft.ownership import Counts, Ownership
-from mtpeft.peft.pattern import select
-from mtpeft.peft.proving import Proofs
-from mtpeft.peft.route import PassState, Route
+from mtpeft.peft.ownership import Counts
+from mtpeft.peft.route import Route
 from mtpeft.peft.running import Running
-from mtpeft.peft.sites import Site
 from mtpeft.peft.store import AdapterContents, read_adapter, write_adapter
 from mtpeft.peft.trace import native_size
-from mtpeft.settings import check
-
-
-@dataclass
-class Answer:
-    """What a host gives for a task's images.
-
-    Attributes:
-        outputs: of the task's head.
-        features: of the images; None where a method combined several passes.
-    """
-
-    outputs: Any
-    features: Features | None = None
 
 
 class Host(nn.Module):
@@ -81,29 +61,19 @@ class Host(nn.Module):
         image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        if is_attached(backbone):
-            raise UsageError(
-                "this backbone has a host already",
-                hint="call detach() on that host first, or load another backbone",
-            )
-        _check_methods(methods)
+        check_methods(methods)
         self.backbone, self.methods = backbone, dict(methods)
         self.image_size = image_size or native_size(backbone)
-        self.sites = find_sites(backbone, self.image_size)
-        chosen = {name: self._select(method) for name, method in self.methods.items()}
-        self.pass_state = PassState()
-        self.attachments = Attachments(backbone, self.sites[-1].model, self.pass_state)
-        self.parts, self.heads = OwnedParts(self.methods, chosen, self.pass_state), Heads()
-        self.ownership = Ownership(self.parts, self.heads)
+        self.assembly = Assembly(backbone, self.methods, self.image_size, self._evaluated_pass)
+        self.sites, self.attachments = self.assembly.sites, self.assembly.attachments
+        self.parts, self.heads, self.ownership = self.assembly.parts, self.assembly.heads, self.assembly.ownership
         self.original = OriginalState(backbone)
         self.running = Running(Extractor(backbone, self.image_size), self.attachments, self.original)
         self.merged = merging.MergedWeights(self.attachments)
-        self.proofs = Proofs(self.pass_state, self._probe)
-        made = {name: method.routine() for name, method in self.methods.items()}
-        self.routines: dict[str, Stateful] = {name: routine for name, routine in made.items() if routine is not None}
+        self.routines = self._routines()
         backbone.requires_grad_(False)
         try:
-            self._change(list(tasks))
+            self.assembly.set_tasks(list(tasks), training=self.training)
         except Exception:
             self.detach()
             raise
@@ -126,16 +96,14 @@ class Host(nn.Module):
         Raises:
             UsageError: for a name that is taken or cannot be used.
         """
-        self._change([*self.tasks, name])
+        if self.merged.active:
+            raise UsageError("tasks cannot be added to a merged host", hint="call unmerge() first")
+        self.assembly.set_tasks([*self.tasks, name], training=self.training)
 
     def remove_task(self, name: str) -> None:
         """Remove a task with everything it owns; what others own is untouched."""
         self._known(name)
-        self.parts.remove(name)
-        self.heads.drop(name)
-        self.tasks.remove(name)
-        self.frozen.discard(name)
-        self._attach()
+        self.assembly.remove_task(name)
 
     def freeze(self, owner: str) -> None:
         """Stop training what ``owner`` (a task, or ``shared``) owns, its head included. It is saved with the adapter.
@@ -152,49 +120,18 @@ class Host(nn.Module):
         self.frozen.discard(owner)
         self.ownership.apply()
 
-    def _change(self, tasks: list[str]) -> None:
-        if self.merged.active:
-            raise UsageError("tasks cannot be added to a merged host", hint="call unmerge() first")
-        for index, name in enumerate(tasks):
-            check_task_name(name, tasks[:index])
-        before, self.ownership.tasks = self.tasks, tasks
-        try:
-            self.parts.build_missing(tasks, next(self.backbone.parameters()))
-            self._attach()
-            plans = self.attachments.plans
-            self.proofs.prove(plans.items(), type(self.backbone).__name__)
-            self.parts.train(self.training)
-        except Exception:
-            self.ownership.tasks = before
-            for name in set(tasks) - set(before):
-                self.parts.remove(name)
-            self._attach()
-            raise
+    def _routines(self) -> dict[str, Stateful]:
+        """What methods do during training; a memory says whose it is, and what an image counts."""
+        made = {name: method.routine() for name, method in self.methods.items()}
+        routines = {name: routine for name, routine in made.items() if routine is not None}
+        for name, routine in routines.items():
+            routine.memory.owner = name
+            routine.memory.sample_bytes = self.sites[-1].model.input_channels * math.prod(self.image_size)
+        return routines
 
-    def _select(self, method: Method) -> list[Site]:
-        """The sites of a method; where its own pattern finds none, it is the method that makes no sense here."""
-        if not method.at:
-            return []
-        try:
-            return select(self.sites, method.at, method.blocks)
-        except UsageError as error:
-            if (method.at, method.blocks) != (type(method).at, type(method).blocks):
-                raise
-            raise NotApplicable(error.message, hint=error.hint) from None
-
-    def _attach(self) -> None:
-        self.attachments.detach()
-        self.attachments.attach({task: self.parts.active_parts(task, self.tasks) for task in (None, *self.tasks)})
-        self.ownership.apply()
-
-    @torch.no_grad()
-    def _probe(self, task: str | None) -> None:
-        """One pass over an empty image."""
-        parameter = next(self.backbone.parameters())
-        channels = self.sites[-1].model.input_channels
-        images = torch.zeros(1, channels, *self.image_size, device=parameter.device, dtype=parameter.dtype)
+    def _evaluated_pass(self, images: Tensor, route: Route) -> None:
         with evaluating(self):
-            self.run(images, Route.single(task, 1))
+            self.run(images, route)
 
     # --- running
 
@@ -235,56 +172,42 @@ class Host(nn.Module):
     def _encode(self, images: Tensor, route: Route) -> Features:
         if self.running.gradients is not None:
             self.running.gradients.begin(route)
-        method = self._overrides("encode")
+        method = next(filter(overrides_encode, self.methods.values()), None)
         return self.run(images, route) if method is None else method.encode(self, images, route)
 
-    def _overrides(self, door: str) -> Method | None:
-        """The one method that overrides ``encode`` or ``answer``."""
-        overriding = (m for m in self.methods.values() if getattr(type(m), door) is not getattr(Method, door))
-        return next(overriding, None)
-
-    def each(self, images: Tensor, tasks: Sequence[str]) -> dict[str, Features]:
+    def each(self, images: Tensor, tasks: Sequence[str] | Rows) -> dict[str, Features]:
         """Features of the same ``images (B, C, H, W)`` for several tasks.
 
         What they share runs once: the pass forks where their parts first differ.
+
+        Args:
+            tasks: their names, or for each task the rows of the images that it is asked for, at least one.
         """
+        return features_of(self, images, self._rows(tasks, images))
+
+    def answers(self, images: Tensor, tasks: Sequence[str] | Rows) -> dict[str, Answer]:
+        """Features and outputs of each task's head for its rows of the same ``images``; see `each`."""
+        return answers_of(self, images, self._rows(tasks, images))
+
+    @overload
+    def predict(self, images: Tensor, task: str) -> Any: ...
+
+    @overload
+    def predict(self, images: Tensor, task: Sequence[str] | Rows) -> dict[str, Any]: ...
+
+    def predict(self, images: Tensor, task: str | Sequence[str] | Rows) -> Any:
+        """The outputs of a task's head for ``images (B, C, H, W)``, or of several tasks' heads; see `each`.
+
+        In evaluation a method may combine several passes (`Method.answer`), and the tasks of a group are not told.
+        """
+        rows = self._rows([task] if isinstance(task, str) else task, images)
+        outputs = predictions_of(self, images, rows)
+        return outputs[task] if isinstance(task, str) else outputs
+
+    def _rows(self, tasks: Sequence[str] | Rows, images: Tensor) -> Rows:
         for task in tasks:
             self._known(task)
-        size, names = len(images), list(tasks)
-        if self._overrides("encode") or len(names) == 1 or self.running.gradients is not None:
-            features = self(torch.cat([images] * len(names)), [name for name in names for _ in range(size)])
-        else:
-            features = self.running.each(images, names)
-        return {name: features[index * size : (index + 1) * size] for index, name in enumerate(names)}
-
-    def answers(self, batches: Mapping[str, Tensor]) -> dict[str, Answer]:
-        """The one door from images to outputs: ``{task: images (B_t, C, H, W)}`` in one pass of the backbone.
-
-        In evaluation a method may combine several passes or logits (`Method.answer`), and tasks of a group are told
-        apart by their shared head alone: the host is not told which one it is.
-        """
-        if not self.training:
-            return {task: self._evaluated(task, images) for task, images in batches.items()}
-        names = [task for task, images in batches.items() for _ in range(len(images))]
-        features = self(torch.cat(list(batches.values())), names if len(batches) > 1 else names[0])
-        answers, start = {}, 0
-        for task, images in batches.items():
-            own = features[start : start + len(images)]
-            answers[task] = Answer(self.head_of(task)(own), own)
-            start += len(images)
-        return answers
-
-    def _evaluated(self, task: str, images: Tensor) -> Answer:
-        told, head, method = None if self.heads.in_group(task) else task, self.head_of(task), self._overrides("answer")
-        if method is not None:
-            return Answer(method.answer(self, images, told, head))
-        features = self(images, told)
-        return Answer(head(features), features)
-
-    def predict(self, images: Tensor, task: str) -> Any:
-        """The outputs of a task's head for ``images (B, C, H, W)``; see `answers`."""
-        self._known(task)
-        return self.answers({task: images})[task].outputs
+        return rows_of(tasks, len(images))
 
     def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
         """One host pass, or one for each task where the active parts do not allow a mixed one.
@@ -458,23 +381,4 @@ class Host(nn.Module):
         if self.merged.active and task != self.merged.task:
             raise UsageError(
                 f"the host is merged for {self.merged.task!r}, not for {task!r}", hint="call unmerge() first"
-            )
-
-
-def _check_methods(methods: Sequence[tuple[str, Method]]) -> None:
-    """
-    Raises:
-        UsageError: for two methods of one name, or settings out of range.
-        NotApplicable: where two methods say how images become features, or answers.
-    """
-    if len(dict(methods)) != len(methods):
-        raise UsageError("two methods have one name", hint="give each method of a composition a name of its own")
-    for name, method in methods:
-        check(method, name)
-    for door, what in (("encode", "how images become features"), ("answer", "how passes become an answer")):
-        names = [name for name, made in methods if getattr(type(made), door) is not getattr(Method, door)]
-        if len(names) > 1:
-            raise NotApplicable(
-                f"{' and '.join(names)} each say {what}, and only one can",
-                hint=f"compose methods of which at most one overrides {door}",
             )

@@ -22,13 +22,15 @@ class Memory:
     that budgets compare with those of published methods.
 
     Attributes:
-        budget: bytes that may be kept in all; None for no limit.
-        sample_bytes: what one sample counts: 3 H W of the backbone's images.
+        budget: bytes that may be kept, by this memory and those in ``beside``; None for no limit.
+        beside: what the other methods of a run keep within the same budget.
+        sample_bytes: what one sample counts: C H W of the backbone's images.
         owner: who is named where the budget does not suffice.
     """
 
     def __init__(self) -> None:
         self.budget: int | None = None
+        self.beside: tuple[Memory, ...] = ()
         self.sample_bytes = 0
         self.owner = "this method"
         self._tasks: dict[str, dict[int, dict[str, Tensor]]] = {}
@@ -55,9 +57,8 @@ class Memory:
 
     def room(self, **extra: Tensor) -> int | None:
         """How many more samples with such tensors fit; None without a budget."""
-        if self.budget is None:
-            return None
-        return max(self.budget - self.bytes, 0) // max(self._cost(extra), 1)
+        left = self._left
+        return None if left is None else max(left - self.bytes, 0) // max(self._cost(extra), 1)
 
     def add(self, key: Key, **extra: Tensor) -> None:
         """Keep a sample, or other tensors beside one that is kept.
@@ -72,9 +73,10 @@ class Memory:
         self._check_shapes(task, next(iter(samples.values()), kept), kept)
         before = self._cost(samples[index]) if index in samples else 0
         size = self.bytes - before + self._cost(kept)
-        if self.budget is not None and size > self.budget:
+        left = self._left
+        if left is not None and size > left:
             raise MtpeftError(
-                f"{self.owner} would keep {size:,} bytes of samples, and {self.budget:,} are left for it",
+                f"{self.owner} would keep {size:,} bytes of samples, and {left:,} are left for it",
                 hint="raise memory, or let the method keep fewer samples",
             )
         self._tasks.setdefault(task, {})[index] = kept
@@ -108,6 +110,11 @@ class Memory:
             }
             for task, tensors in groups.items()
         }
+
+    @property
+    def _left(self) -> int | None:
+        """Bytes that this memory may fill; None without a budget."""
+        return None if self.budget is None else self.budget - sum(memory.bytes for memory in self.beside)
 
     def _check_shapes(self, task: str, others: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
         mine, known = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (kept, others))

@@ -15,6 +15,8 @@ from mtpeft.peft.declarations import Declarations
 
 if TYPE_CHECKING:
     from mtpeft.backbone.features import Features, FeaturesInfo
+    from mtpeft.peft.memory import Memory
+    from mtpeft.peft.mounts import PartAtSite
     from mtpeft.peft.parts import Part
     from mtpeft.peft.route import Route
     from mtpeft.peft.sites import Site
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 class Stateful(Protocol):
     """What a method keeps beside its parts: `mtpeft.peft.routine.Routine` is one."""
+
+    memory: Memory
 
     def kept(self) -> dict[str, Tensor]:
         """Everything that must survive, by name."""
@@ -35,14 +39,24 @@ class Passes(Protocol):
 
     training: bool
 
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks met so far."""
+
+    def head_of(self, task: str) -> Any:
+        """The head of a task; tasks of a group share one."""
+
+    def parts_of(self, method: Method, tasks: Sequence[str]) -> list[PartAtSite]:
+        """The parts of ``method`` that act for any of ``tasks``, each once, with its site and owner."""
+
     def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:
         """A pass of the adapted backbone; ``given`` are tensors ``(B, ...)`` for parts (`Part.given`)."""
 
     def plain(self, images: Tensor) -> Features:
         """A pass of the plain backbone, in evaluation mode and without gradient."""
 
-    def __call__(self, images: Tensor, task: str | None = None) -> Features:
-        """Features for one task, or for samples whose task is not known."""
+    def __call__(self, images: Tensor, task: str | Sequence[str | None] | None = None) -> Features:
+        """Features for one task, for one of each sample, or for samples whose task is not known."""
 
 
 @dataclass
@@ -119,3 +133,9 @@ class Method(ABC):
         """
         if not condition:
             raise UsageError(message, hint=hint)
+
+
+def must_be_told(method: Method, tasks: Sequence[str]) -> bool:
+    """Whether none of the method's parts act for images of ``tasks`` whose task testing does not tell."""
+    own = type(method).encode is Method.encode and type(method).answer is Method.answer
+    return method.declares.needs_task_id or (own and method.owners(None, tasks) == ())

@@ -103,12 +103,18 @@ class Ownership:
     def acting(self, task: str) -> frozenset[str]:
         """The owners and ``head:NAME`` whose trained tensors act for ``task``."""
         active = self.parts.active_parts(task, self.tasks)
-        owners = {part.owner for part in active if _numel(part.part.parameters())}
-        owners |= {task} if self._parameters(task) else set()
+        owners = {task, *(part.owner for part in active)}
+        owners = {owner for owner in owners if self._parameters(owner)}  # perhaps all in what its parts share
         copies = [m.copies for part in active for m in part.part.modules() if isinstance(m, PerTask) and m.together]
         owners |= {other for held in copies for other in held}
         head = self.heads.of_task.get(task)
         return frozenset(owners | ({f"head:{head}"} if head is not None else set()))
+
+    def newcomers_act(self, task: str) -> bool:
+        """Whether the parts of a task yet to come would act for ``task`` too."""
+        newcomer = "\0"  # no task has this name
+        seen = (*self.tasks, newcomer)
+        return any(newcomer in method.owners(task, seen) for method in self.parts.methods.values())
 
     def _parameters(self, owner: str) -> dict[str, nn.Parameter]:
         return {name: t for name, t in self.parts.tensors(owner).items() if isinstance(t, nn.Parameter)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from mtpeft.errors import NotApplicable
@@ -41,6 +42,13 @@ class Route:
     @staticmethod
     def single(task: str | None, size: int) -> Route:
         return Route((Segment(task, 0, size),))
+
+    @staticmethod
+    def of(sizes: Mapping[str, int]) -> Route:
+        """So many samples of each task, one task after another."""
+        stops = list(accumulate(sizes.values()))
+        starts = [0, *stops]
+        return Route(tuple(Segment(*one) for one in zip(sizes, starts, stops, strict=False)))
 
     @staticmethod
     def sorted(tasks: Sequence[str | None]) -> tuple[Route, list[int]]:
@@ -96,7 +104,7 @@ class Pass:
         scratch: `PassState.scratch_key` -> what parts leave for later ones.
         one_plan: all segments have one and the same plan, so every part sees the whole batch at once.
         first: index of the pass's first segment, where a batch is run in one pass per task.
-        views: per-segment copies of parameters (`mtpeft.peft.gradients`), or None.
+        views: what each segment reads in place of shared parameters (`mtpeft.peft.gradients`), or None.
         carried: tokens on their way from one block to the next.
         taps: outputs of the blocks, channels last; None where nobody asked.
         given: per-sample tensors ``(B, ...)`` for parts, by name.
@@ -124,12 +132,16 @@ class Fork:
     """Several tasks on the same images run as one until their parts first differ.
 
     Attributes:
-        block: path of the block before which every sample is copied, once for each task.
-        tasks: in the order of the copies.
+        block: path of the block before which each task gets its own copy of its samples.
+        route: behind the fork.
+        rows: which sample each row of the route is a copy of.
+        size: samples before the fork, fewer than there are rows.
     """
 
     block: str
-    tasks: tuple[str, ...]
+    route: Route
+    rows: tuple[int, ...]
+    size: int
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mtpeft.backbone.extract import Extractor, evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.peft.attach import Attachments
-from mtpeft.peft.fork import CannotFork, fork_block, repeated
+from mtpeft.peft.fork import CannotFork, copied, fork_block, forked
 from mtpeft.peft.gradients import TaskGradients
 from mtpeft.peft.original import OriginalState
 from mtpeft.peft.route import Fork, Pass, Route, TokenLayout
@@ -63,37 +63,35 @@ class Running:
             pieces.append(self._pass(images[s.start : s.stop], Route.single(s.task, s.stop - s.start), index, own))
         return Features.cat(pieces)
 
-    def each(self, images: Tensor, tasks: Sequence[str]) -> Features:
-        """The features of the same images for several tasks, task by task ``(T B, ...)``.
+    def each(self, images: Tensor, rows: Mapping[str, Sequence[int]]) -> Features:
+        """The features of each task's ``rows`` of the images, one task after another.
 
-        What the tasks share runs once, unless each task's gradients are kept apart.
+        What the tasks share runs once for an image, unless each task's gradients are kept apart.
         """
-        fork = self._fork(tasks)
-        if fork is not None:
-            try:
-                shared = self._pass(images, Route.single(tasks[0], len(images)), fork=fork)
-                return _spread(shared, len(images), len(tasks))
-            except CannotFork:
-                pass
-        names = [task for task in tasks for _ in range(len(images))]
-        return self.run(repeated(images, len(tasks)), Route.sorted(names)[0])
+        index = tuple(row for own in rows.values() for row in own)
+        route = Route.of({task: len(own) for task, own in rows.items()})
+        block = self._fork_block(route.tasks) if len(index) > len(images) else None
+        if block is not None:
+            with suppress(CannotFork):
+                fork = Fork(block, route, index, len(images))
+                return self._pass(images, Route.single(next(iter(rows)), len(images)), fork=fork)
+        return self.run(copied(images, index, len(images)), route)
 
     @contextmanager
     def keeping_gradients(self, gradients: TaskGradients) -> Iterator[TaskGradients]:
-        """Inside, every segment reads its own views of the shared parameters."""
+        """Inside, every segment reads its task's views of the shared parameters."""
         self.gradients = gradients
         try:
             yield gradients
         finally:
             self.gradients = None
 
-    def _fork(self, tasks: Sequence[str]) -> Fork | None:
+    def _fork_block(self, tasks: Sequence[str | None]) -> str | None:
+        """The block before which a pass of several tasks on the same images forks; None where it cannot."""
         attachments = self.attachments
         if self.gradients is not None or not attachments.can_share_pass(tasks, per_task_gradients=False):
             return None
-        block = fork_block(attachments.model, [attachments.plans.get(task, ()) for task in tasks])
-        hooked = block in attachments.hooks  # a host without parts has no hooks, and nothing to fork for
-        return Fork(block, tuple(tasks)) if block is not None and hooked else None
+        return fork_block(attachments.model, [attachments.plans.get(task, ()) for task in tasks])
 
     def _pass(
         self,
@@ -107,21 +105,26 @@ class Running:
         size = (images.shape[-2], images.shape[-1])
         layout = TokenLayout(self.extractor.prefix, *self.extractor.grid(self.backbone, size), size)
         side = self.attachments.side
-        tasks = route.tasks if fork is None else fork.tasks
+        tasks = route.tasks if fork is None else fork.route.tasks
         taps: list[Tensor] | None = [] if any(side.active(task) for task in tasks) else None
+        views = self.gradients.current if self.gradients is not None else None
         one_plan = fork is not None or (self.gradients is None and self.attachments.same_plan(route.tasks))
         self.pass_state.enter(
-            Pass(route, layout, first, self.gradients, taps=taps, one_plan=one_plan, given=given or {}, fork=fork)
+            Pass(route, layout, first, views, taps=taps, one_plan=one_plan, given=given or {}, fork=fork)
         )
         features = self.extractor(self.backbone, images)
-        return features if taps is None else self._beside(features, taps, len(tasks) if fork else 1)
+        if taps is not None:
+            features = self._beside(replace(features, taps=tuple(taps)), fork)
+        return features if fork is None else _copied_features(features, fork)
 
-    def _beside(self, features: Features, taps: list[Tensor], copies: int) -> Features:
+    def _beside(self, features: Features, fork: Fork | None) -> Features:
         """Run the side parts on the finished features and the blocks' outputs."""
         side = self.attachments.side
-        features = replace(features, taps=tuple(taps))
-        if copies > 1:
-            features = _spread(features, self.pass_state.current.route.size // copies, copies)
+        if fork is not None:
+            if self.pass_state.current.fork is not None and not self.attachments.same_plan(fork.route.tasks):
+                self.pass_state.enter(forked(self.pass_state.current, fork))
+            if self.pass_state.current.fork is None:
+                features = _copied_features(features, fork)
         pieces = []
         for index, segment, plan in side.spans():
             piece = features[segment.start : segment.stop]
@@ -131,6 +134,6 @@ class Running:
         return replace(Features.cat(pieces), taps=())
 
 
-def _spread(features: Features, size: int, copies: int) -> Features:
-    """Features of a forked pass with one copy for each task in all of them: what was read before the fork has one."""
-    return features.each(lambda tensor: repeated(tensor, copies) if len(tensor) == size else tensor)
+def _copied_features(features: Features, fork: Fork) -> Features:
+    """Features of a pass that forks, with each task's copies in all of them, also in what was read before the fork."""
+    return features.each(lambda t: copied(t, fork.rows, fork.size) if len(t) == fork.size else t)

@@ -16,8 +16,21 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mtpeft.errors import DataError, MtpeftError
-from mtpeft.files import STRICT, file_sha256, read_record, read_tensors, write_folder, write_json, write_tensors
-from mtpeft.names import SHARED, check_head_name, check_task_name
+from mtpeft.files import (
+    STRICT,
+    check_seal,
+    file_sha256,
+    parse,
+    read_json,
+    read_tensors,
+    sealed,
+    unsealed,
+    within,
+    write_folder,
+    write_json,
+    write_tensors,
+)
+from mtpeft.names import SHARED, brief, check_head_name, check_task_name
 
 FORMAT = 2
 DESCRIPTION = "adapter.json"
@@ -105,6 +118,11 @@ class AdapterContents:
         yield from ((f"method.{name}.safetensors", tensors) for name, tensors in self.kept.items() if tensors)
 
     @property
+    def count(self) -> int:
+        """How many tensors it holds."""
+        return sum(len(tensors) for _, tensors in self.files())
+
+    @property
     def numbers(self) -> int:
         """How many numbers all its tensors hold."""
         return sum(tensor.numel() for _, tensors in self.files() for tensor in tensors.values())
@@ -153,7 +171,7 @@ def write_adapter(contents: AdapterContents, directory: Path) -> None:
 
 
 def _description(contents: AdapterContents, hashes: Mapping[str, str]) -> dict[str, Any]:
-    return {
+    plain = {
         "format": FORMAT,
         "backbone": asdict(contents.backbone),
         "image_size": list(contents.image_size),
@@ -166,6 +184,7 @@ def _description(contents: AdapterContents, hashes: Mapping[str, str]) -> dict[s
         "files": dict(hashes),
         "extra": contents.extra,
     }
+    return sealed(plain)
 
 
 def _refuse_other_files(directory: Path) -> None:
@@ -186,9 +205,11 @@ def read_adapter(directory: Path) -> AdapterContents:
     Raises:
         MtpeftError: if it is no adapter folder, of another format, or one of its files is missing or changed.
     """
-    path = directory / DESCRIPTION
-    file = read_record(_File, path, missing="give an adapter folder: RUN/adapter, or what Host.save wrote")
+    path = within(directory, DESCRIPTION)
+    data = read_json(path, missing="give an adapter folder: RUN/adapter, or what Host.save wrote")
+    file = parse(_File, unsealed(data), f'"{path}"')
     _check_names(file, path)
+    check_seal(data, path)
     contents = AdapterContents(
         file.backbone, file.image_size, file.methods, file.tasks, file.frozen, file.heads, file.head_of,
         file.groups, extra=file.extra,
@@ -203,16 +224,21 @@ def read_adapter(directory: Path) -> AdapterContents:
 def _check_names(file: _File, path: Path) -> None:
     """What names a file, or refers to another entry, is what it should be."""
     try:
-        for index, task in enumerate(file.tasks):
-            check_task_name(task, file.tasks[:index])
+        taken: dict[str, str] = {}
+        for task in file.tasks:
+            check_task_name(task, [other] if (other := taken.get(task.lower())) else [])
+            taken[task.lower()] = task
         for head in file.heads:
             check_head_name(head)
     except MtpeftError as error:
         raise DataError(f'"{path}": {error.message}', hint=error.hint) from None
-    wrong = [f'frozen: "{o}" is no owner' for o in file.frozen if o not in (SHARED, *file.tasks)]
-    wrong += [f'head_of: "{t}" is no task' for t in file.head_of if t not in file.tasks]
-    wrong += [f'head_of: "{h}" is no head' for h in file.head_of.values() if h not in file.heads]
-    wrong += [f'methods: "{m.name}" is no name' for m in file.methods if not _LABEL.fullmatch(m.name)]
+    tasks, methods = set(file.tasks), [method.name for method in file.methods]
+    wrong = [f'frozen: "{brief(o)}" is no owner' for o in file.frozen if o != SHARED and o not in tasks]
+    wrong += [f'head_of: "{brief(t)}" is no task' for t in file.head_of if t not in tasks]
+    wrong += [f'head_of: "{brief(h)}" is no head' for h in file.head_of.values() if h not in file.heads]
+    wrong += [f'groups: "{brief(g)}" is no head' for g in file.groups if g not in file.heads]
+    wrong += [f'methods: "{brief(name)}" is no name' for name in methods if not _LABEL.fullmatch(name)]
+    wrong += ["methods: two have one name"] if len(set(methods)) < len(methods) else []
     if min(file.image_size) < 1:
         wrong.append(f"image_size: {file.image_size} is no size")
     if wrong:
@@ -224,7 +250,7 @@ def _tensors(directory: Path, name: str, file: _File) -> Tensors:
     Raises:
         MtpeftError: if the file is missing, or is not what was written.
     """
-    path = directory / name
+    path = within(directory, name)
     if not path.exists():
         raise MtpeftError(f'"{path}" is missing', hint="the adapter folder is incomplete; take another copy")
     tensors = read_tensors(path)

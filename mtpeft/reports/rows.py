@@ -41,6 +41,23 @@ def task_table(runs: Sequence[Read]) -> Table:
     return table
 
 
+REFERENCES = {"before": "before", "task_aware": "task-aware", "worst": "worst", "joint": "joint bound"}
+
+
+def reference_table(run: Read) -> Table:
+    """What stands beside a task's last score, in its own unit: those columns of which any task has a value."""
+    rows, records = run.summary["tasks"], run.matrix.tasks
+    columns = {REFERENCES[key]: {name: row[key] for name, row in rows.items()} for key in REFERENCES}
+    columns["untrained"] = {name: record.floor for name, record in records.items()}
+    columns["baseline"] = {name: record.baseline for name, record in records.items()}
+    used = {title: values for title, values in columns.items() if any(v is not None for v in values.values())}
+    table = Table(["task", *used], words=1)
+    for name in rows if used else ():
+        numbers = [native(values[name], records[name].unit) for values in used.values()]
+        table.rows.append([shorten(name, 16), *numbers])
+    return table
+
+
 def mean_table(runs: Sequence[Read]) -> Table:
     """The means over tasks that any run has; over types only where no native mean says it."""
     used = [name for name in MEANS if any(run.summary[name] is not None for run in runs)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mtpeft.evaluation import Costs, Parameters, ResultMatrix, StageCosts
 from mtpeft.reports.numbers import duration, native, percent, size, whole
 from mtpeft.reports.paragraphs import Line, join, paragraph
-from mtpeft.reports.rows import Read, cost_table, mean_table, metric, task_table
+from mtpeft.reports.rows import Read, cost_table, mean_table, metric, reference_table, task_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,9 +35,10 @@ def render(results: dict[str, Any], console: Console | None = None) -> str:
         DataError: if it is no such file's content.
     """
     run = _read("", results, "results.json")
+    tables = [table.render(console) for table in (task_table([run]), reference_table(run)) if table.rows]
     return join(
         paragraph([_stages(run.matrix)]),
-        task_table([run]).render(console),
+        *tables,
         paragraph(_means(run)),
         paragraph(_costs(run.matrix.costs) if run.matrix.costs else []),
         paragraph([*_legend([run]), *_exceptions(run)]),
@@ -136,6 +137,11 @@ def _legend(runs: Sequence[Read]) -> Iterable[Line]:
             "forgetting",
             "how much worse the last score is than the best before the last stage; below 0, later stages helped",
         )
+    beside = [row for run in runs for row in run.summary["tasks"].values()]
+    if any(row["before"] is not None for row in beside):
+        yield "before", "before the task's own stage; untrained: the same without any trained part"
+    if any(row["worst"] is not None for row in beside):
+        yield "worst", "the worst score since the task was learned, inside stages too (stability gap)"
     if any(row["isolated"] for row in rows):
         yield "isolated", "no other task trains anything this one uses: 0 by construction is no result"
 

@@ -41,6 +41,9 @@ class Schedule(ABC):
             each update draws one task, an epoch is the sum instead: ``sum(ceil(count / batch_size))`` updates.
         accumulate: batches into which each update's samples are divided, as evenly as they go.
         eval_every: updates between evaluations of the stage's tasks on ``val``; there is always one at the stage's end.
+        evaluate_before: at each stage's end, evaluate the next stage's tasks too: forward transfer.
+        probe_every: updates between evaluations of all tasks seen on the split of the result matrix, inside a stage
+            that follows another: the stability gap. 0 for none.
         stages: which tasks each stage trains, every task exactly once; empty for the kind's own.
         order: the tasks in the order of training; empty for the recipe's.
     """
@@ -49,6 +52,8 @@ class Schedule(ABC):
     epochs: Count | None = None
     accumulate: Count = 1
     eval_every: Whole = 0
+    evaluate_before: bool = False
+    probe_every: Whole = 0
     stages: list[list[str]] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
 
@@ -93,7 +98,8 @@ class Schedule(ABC):
     def events(self, tasks: Mapping[str, TaskSize], seed: int) -> Iterator[Event]:
         """The whole training, the same for the same tasks and seed; the first n skipped, the rest resumes after them.
 
-        A stage is ``Begin, (Batch.., Update, [Evaluate val])*, End, Evaluate`` of all tasks seen so far on ``test``.
+        A stage is ``Begin, (Batch.., Update, [Evaluate probe], [Evaluate val])*, End, Evaluate`` of all tasks seen so
+        far on ``test``.
 
         Raises:
             UsageError: at once, where settings and tasks do not go together.
@@ -111,9 +117,16 @@ class Schedule(ABC):
     def _all_stages(self, plan: list[tuple[str, ...]], tasks: dict[str, TaskSize], seed: int) -> Iterator[Event]:
         seen: tuple[str, ...] = ()
         for stage, names in enumerate(plan):
-            yield from self._one_stage(stage, {name: tasks[name] for name in names}, seed)
-            seen += names
-            yield Evaluate(stage, seen)
+            earlier, seen = seen, seen + names
+            for event in self._one_stage(stage, {name: tasks[name] for name in names}, seed):
+                yield event
+                if isinstance(event, Update) and earlier and self._probes(event.step + 1):
+                    yield Evaluate(stage, seen, final=False, probe=True)
+            following = plan[stage + 1] if self.evaluate_before and stage + 1 < len(plan) else ()
+            yield Evaluate(stage, seen, ahead=following)
+
+    def _probes(self, done: int) -> bool:
+        return bool(self.probe_every) and done % self.probe_every == 0
 
     def _one_stage(self, stage: int, sizes: dict[str, TaskSize], seed: int) -> Iterator[Event]:
         names, steps = tuple(sizes), self.updates(sizes)

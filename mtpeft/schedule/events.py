@@ -41,12 +41,19 @@ class Update:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate ``tasks`` on ``split``; ``final`` at a stage's end, where the row goes into the result matrix."""
+    """Evaluate ``tasks`` on ``split``; ``final`` at a stage's end, where the row goes into the result matrix.
+
+    Attributes:
+        probe: inside a stage, for the stability gap; it decides nothing.
+        ahead: tasks of the next stage to evaluate before they train, for forward transfer.
+    """
 
     stage: int
     tasks: tuple[str, ...]
     split: str = "test"
     final: bool = True
+    probe: bool = False
+    ahead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,29 +7,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpeft.addresses import ParameterKey
-from mtpeft.backbone.extract import evaluating
 from mtpeft.backbone.features import Features, FeaturesInfo
 from mtpeft.errors import MtpeftError
 from mtpeft.names import SHARED
 from mtpeft.peft.host import Host
-from mtpeft.peft.memory import Key
 from mtpeft.peft.method import Method
-from mtpeft.peft.routine import Batches, Context, TaskBatch
 from mtpeft.plugins import in_words, resolve
 from mtpeft.settings import build
 from mtpeft.task import Head
 from mtpeft.testing.zoo import zoo
-from mtpeft.training.routines import Routines, tasks_of
 
 CLASSES = ("first", "second", "third")
 TASKS = ("a", "b", "c")
+STAGED = {"one": ("first", "second"), "two": ("third", "fourth", "fifth")}
+"""Tasks of a group that are met one after the other, and their classes."""
 TOLERANCE = 1e-5
 
 
@@ -38,13 +36,12 @@ class CheckFailed(AssertionError):
 
 
 class Readout(Head):
-    """Logits ``(B, 3)`` of everything a host gives: pooled vector, maps and prefix tokens."""
+    """Logits ``(B, K)`` of everything a host gives: pooled vector, maps and prefix tokens."""
 
-    def __init__(self, info: FeaturesInfo) -> None:
+    def __init__(self, info: FeaturesInfo, classes: Sequence[str] = CLASSES) -> None:
         super().__init__()
-        self.classes: tuple[str, ...] = CLASSES
-        widths = [info.pooled, *info.channels] + ([info.channels[-1]] if info.prefix else [])
-        self.weight = nn.Parameter(torch.randn(len(CLASSES), sum(widths)) / sum(widths) ** 0.5)
+        self.classes, self.widths = tuple(classes), _widths(info)
+        self.weight = nn.Parameter(torch.randn(len(classes), sum(self.widths)) / sum(self.widths) ** 0.5)
 
     def forward(self, features: Features) -> Tensor:
         seen = [features.pooled, *(m.square().mean((2, 3)) for m in features.maps)]
@@ -53,8 +50,15 @@ class Readout(Head):
         return F.linear(torch.cat(seen, 1), self.weight)
 
     def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
-        self.classes += tuple(classes)
-        self.weight = nn.Parameter(torch.cat([self.weight.detach(), torch.zeros(len(classes), self.weight.shape[1])]))
+        new = tuple(name for name in classes if name not in self.classes)
+        widths = self.widths if info is None else _widths(info)
+        columns = self.weight.detach().split(self.widths, 1)
+        grown = [F.pad(own, (0, width - own.shape[1], 0, len(new))) for own, width in zip(columns, widths, strict=True)]
+        self.classes, self.widths, self.weight = self.classes + new, widths, nn.Parameter(torch.cat(grown, 1))
+
+
+def _widths(info: FeaturesInfo) -> list[int]:
+    return [info.pooled, *info.channels] + ([info.channels[-1]] if info.prefix else [])
 
 
 @dataclass
@@ -103,9 +107,10 @@ class Case:
             self.randomize(host, seed)
         return host.eval()
 
-    def head(self, host: Host) -> Head:
-        method = host.methods[self.name]
-        return method.classifier(host.info, CLASSES) or Readout(host.info)
+    def head(self, host: Host, classes: Sequence[str] = CLASSES) -> Head:
+        """The method's own classifier, or a readout of everything."""
+        made = host.methods[self.name].classifier(host.info, classes)
+        return Readout(host.info, classes) if made is None else cast(Head, made)
 
     @torch.no_grad()
     def randomize(self, host: Host, seed: int = 0) -> None:
@@ -121,18 +126,6 @@ class Case:
         images = torch.randn(count, 3, *host.image_size, generator=generator)
         return images.to(next(host.backbone.parameters()).dtype)
 
-    def train(self, host: Host, tasks: Sequence[str], *, steps: int = 3, rate: float = 1e-2) -> list[float]:
-        """Train as the loop does, the method's hooks included; returns the loss of each step."""
-        training = Training(self, host, tasks, steps, rate)
-        training.begin()
-        losses = [training.update() for _ in range(steps)]
-        training.end()
-        return losses
-
-    def trains(self, host: Host, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Further tasks that training ``tasks`` trains, as the method's routine says."""
-        return Training(self, host, tasks, steps=1, rate=0.0).routines.trains()
-
     def close(self, mine: Any, other: Any, what: str, tolerance: float = TOLERANCE) -> None:
         """Expects two outputs to agree to ``tolerance`` of the larger one's size (of 1, where it is smaller than 1)."""
         distance = difference(mine, other)
@@ -147,81 +140,6 @@ class Case:
         """Expects two outputs to be bit-identical."""
         equal = all(torch.equal(a, b) for a, b in zip(tensors(mine), tensors(other), strict=True))
         self.expect(equal, f"{what} are not bit-identical: they differ by {difference(mine, other):.2g}")
-
-
-class Training:
-    """A stage as the loop runs it: the routines, the losses of its tasks on fixed batches, and AdamW."""
-
-    def __init__(self, case: Case, host: Host, tasks: Sequence[str], steps: int, rate: float) -> None:
-        self.case, self.host, self.rate = case, host, rate
-        self.method = host.methods[case.name]
-        self.optimizer: torch.optim.Optimizer | None = None
-        loss = loss_of(host)
-        stages = 1 if self.method.declares.needs_task_count else None
-        self.context = Context(host, tuple(tasks), tuple(host.tasks), stages=stages, steps=steps, loss=loss)
-        self.context.batches = self._batches
-        self.context.load = self._load
-        self.context.score = lambda task, samples: -evaluated(host, loss, batch(case, host, task))
-        self.routines = Routines(self.context)
-
-    def begin(self) -> None:
-        self.host.eval()
-        self.routines.begin_stage()
-        self.make_optimizer()
-
-    def make_optimizer(self) -> None:
-        tasks = tasks_of(self.context.tasks, self.routines.trains())
-        self.host.focus(tasks)
-        self.optimizer = optimizer_of(self.host, tasks, self.rate)
-
-    def update(self) -> float:
-        """One update; returns its loss."""
-        self.host.train()
-        self.host.zero_grad(set_to_none=True)
-        if self.routines.begin_update():
-            self.make_optimizer()
-        loss = self._backward()
-        if self.optimizer is not None:
-            self.optimizer.step()
-        self.routines.after_step()
-        self.context.step += 1
-        self.context.batch = ()
-        return loss
-
-    def _backward(self) -> float:
-        context = self.context
-        met = {task: batch(self.case, self.host, task) for task in context.tasks}
-        answers = self.host.answers({task: images for task, (_, images, _) in met.items()})
-        context.batch = tuple(
-            TaskBatch(task, _keys(task, images), images, targets, answers[task].features, answers[task].outputs)
-            for task, (_, images, targets) in met.items()
-        )
-        terms = [cross_entropy(*self.routines.adjust(b.task, b.outputs, b.targets)) for b in context.batch]
-        loss = torch.stack([*terms, *self.routines.penalties()]).sum()
-        if loss.requires_grad:
-            loss.backward()
-        self.routines.after_backward()
-        return float(loss.detach())
-
-    def end(self) -> None:
-        self.host.zero_grad(set_to_none=True)
-        self.host.eval()
-        self.routines.settle()
-        self.routines.end_stage()
-        self.host.focus(None)
-
-    def _batches(self, *, train: bool = True, tasks: Sequence[str] | None = None) -> Batches:
-        return [batch(self.case, self.host, task) for task in (self.context.tasks if tasks is None else tasks)]
-
-    def _load(self, keys: Sequence[Key], visit: int) -> Batches:
-        for task in dict.fromkeys(task for task, _ in keys):
-            _, images, targets = batch(self.case, self.host, task)
-            rows = [index for name, index in keys if name == task]
-            yield task, images[rows], [targets[row] for row in rows]
-
-
-def _keys(task: str, images: Tensor) -> tuple[Key, ...]:
-    return tuple((task, index) for index in range(len(images)))
 
 
 def make_method(method: str | type[Method] | Method, settings: dict[str, Any]) -> tuple[str, Method]:
@@ -250,37 +168,6 @@ def said(error: Exception, cls: type) -> str:
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
     return in_words(error) + (f" ({Path(str(file)).name}, line {lines[-1]})" if lines else "")
-
-
-def batch(case: Case, host: Host, task: str) -> tuple[str, Tensor, list[dict[str, Any]]]:
-    """Eight images of ``task`` with one of three labels each."""
-    seed = list(host.tasks).index(task)
-    return task, case.images(host, 8, seed), [{"label": torch.tensor(i % 3)} for i in range(8)]
-
-
-def loss_of(host: Host) -> Any:
-    def loss(task: str, images: Tensor, targets: list[dict[str, Any]]) -> Tensor:
-        return cross_entropy(host.predict(images, task), targets)
-
-    return loss
-
-
-def cross_entropy(outputs: Tensor, targets: list[dict[str, Any]]) -> Tensor:
-    """The loss of every task of the kit."""
-    return F.cross_entropy(outputs, torch.stack([target["label"] for target in targets]))
-
-
-def optimizer_of(host: Host, tasks: Sequence[str], rate: float) -> torch.optim.Optimizer | None:
-    """AdamW for what ``tasks`` train, or None where that is nothing."""
-    trained = list(host.trainable(tasks).values())
-    return torch.optim.AdamW(trained, rate, weight_decay=0.1) if trained else None
-
-
-@torch.no_grad()
-def evaluated(host: Host, loss: Any, batch: tuple[str, Tensor, list[dict[str, Any]]]) -> float:
-    """The loss of a batch in evaluation mode; the host is in its own mode afterwards."""
-    with evaluating(host):
-        return float(loss(*batch))
 
 
 def part_parameters(host: Host) -> dict[str, nn.Parameter]:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from mtpeft.errors import UsageError, did_you_mean
 from mtpeft.peft.declarations import Declarations
 from mtpeft.peft.method import Method
-from mtpeft.testing import declarations, merging_and_saving, resuming, routing, training_checks
+from mtpeft.testing import continual_checks, declarations, merging_and_saving, resuming, routing, training_checks
 from mtpeft.testing.case import Case, CheckFailed, make_method, said
 from mtpeft.testing.declarations import attaches, refused, refuses_in_one_sentence
 from mtpeft.testing.zoo import zoo
@@ -39,7 +39,7 @@ _ALWAYS = (
     declarations.builds_parts,
     declarations.keeps_shapes,
     declarations.asks_for_what_it_needs,
-    declarations.passes_as_often_as_it_says,
+    continual_checks.passes_as_often_as_it_says,
     training_checks.registers_its_tensors,
     training_checks.is_alive,
     training_checks.trains_its_own_only,
@@ -52,22 +52,37 @@ _ALWAYS = (
     training_checks.is_finite_in_bfloat16,
     resuming.state_round_trip,
     resuming.resumes_as_if_uninterrupted,
+    continual_checks.resumes_in_a_later_stage,
     merging_and_saving.saves_what_it_trains,
     routing.mixed_equals_separate,
     routing.composes_with_itself,
+    routing.several_tasks_take_one_pass,
     routing.keeps_task_gradients_apart,
     routing.checkpoints,
     routing.compiles,
 )
 
-_IF_DECLARED: dict[Callable[[Case], None], Callable[[Declarations], bool]] = {
-    training_checks.starts_as_the_backbone: lambda declares: declares.identity_at_init,
-    training_checks.does_not_start_as_the_backbone: lambda declares: not declares.identity_at_init,
-    merging_and_saving.merges_into_plain_timm: lambda declares: declares.mergeable,
-    merging_and_saving.merging_nothing_changes_nothing: lambda declares: (
-        declares.mergeable and declares.identity_at_init
+_DOORS = ("owners", "encode", "answer", "features_info", "classifier", "routine")
+
+
+def _does_more(method: Method) -> bool:
+    """It says more than which site gets which part."""
+    return any(getattr(type(method), door) is not getattr(Method, door) for door in _DOORS)
+
+
+_IF: dict[Callable[[Case], None], Callable[[Method], bool]] = {
+    training_checks.starts_as_the_backbone: lambda method: method.declares.identity_at_init,
+    training_checks.does_not_start_as_the_backbone: lambda method: not method.declares.identity_at_init,
+    merging_and_saving.merges_into_plain_timm: lambda method: method.declares.mergeable,
+    merging_and_saving.merging_nothing_changes_nothing: lambda method: (
+        method.declares.mergeable and method.declares.identity_at_init
     ),
-    merging_and_saving.refuses_to_merge: lambda declares: not declares.mergeable,
+    merging_and_saving.refuses_to_merge: lambda method: not method.declares.mergeable,
+    continual_checks.calls_hooks_in_order: lambda method: method.routine() is not None,
+    continual_checks.counts_what_it_keeps: _does_more,
+    continual_checks.steps_what_gets_gradients: _does_more,
+    continual_checks.keeps_what_is_frozen: _does_more,
+    continual_checks.keeps_isolated_answers: _does_more,
 }
 
 
@@ -125,7 +140,7 @@ class Check:
 def method_checks(
     method: str | type[Method] | Method,
     families: Sequence[str] | None = None,
-    scopes: Sequence[str] = SCOPES,
+    scopes: Sequence[str] | None = None,
     *,
     slow: bool = True,
     settings: Mapping[str, Any] | None = None,
@@ -136,6 +151,7 @@ def method_checks(
     Args:
         method: a registered id, a class, or a configured method.
         families: keys of `mtpeft.testing.zoo`; default `FAMILIES`.
+        scopes: of ``shared`` and ``task``; default both, or the method's own where scope changes nothing.
         slow: include the checks in `SLOW`.
         settings: of the method, for an id or a class.
         expected_failures: name of a check -> why it fails.
@@ -150,7 +166,7 @@ def method_checks(
             raise UsageError(f'the expected failure of "{check}" needs a reason', hint="say why in one sentence")
     _known(families or (), zoo(), "family")
     _known(expected, [f.__name__ for f in _functions(None)], "check")
-    for scope in scopes:
+    for scope in scopes or _scopes(make_method(method, dict(settings or {}))[1]):
         name, made = make_method(method, {**(settings or {}), "scope": scope})
         for family in families or FAMILIES:
             case = Case(name, made, family)
@@ -184,6 +200,13 @@ def parametrize_with_checks(
     return pytest.mark.parametrize("check", marked)
 
 
+def _scopes(method: Method) -> tuple[str, ...]:
+    """The scopes that differ: without parts, or with owners that take no notice of it, there is one."""
+    shared, own = (replace(method, scope=cast(Any, scope)) for scope in SCOPES)
+    differ = any(shared.owners(task, ["a", "b"]) != own.owners(task, ["a", "b"]) for task in (None, "a", "b"))
+    return SCOPES if method.at and differ else (method.scope,)
+
+
 def _chosen(case: Case) -> tuple[Callable[[Case], None], ...]:
     """The checks of a method on a family: all, or the one of its refusal, or of what else attaching ends in."""
     try:
@@ -199,8 +222,8 @@ def _functions(method: Method | None) -> tuple[Callable[[Case], None], ...]:
     if method is not None and not isinstance(method.declares, Declarations):
         return (declarations.declares_itself,)
     if method is None:
-        return (*always, *_IF_DECLARED, attaches, refuses_in_one_sentence)
-    return (*always, *(check for check, applies in _IF_DECLARED.items() if applies(method.declares)))
+        return (*always, *_IF, attaches, refuses_in_one_sentence)
+    return (*always, *(check for check, applies in _IF.items() if applies(method)))
 
 
 def _known(names: Iterable[str], known: Iterable[str], what: str) -> None:

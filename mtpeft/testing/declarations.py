@@ -27,10 +27,12 @@ from mtpeft.plugins import registry
 from mtpeft.settings import build
 from mtpeft.testing.case import Case, said, tensors
 from mtpeft.testing.merging_and_saving import expect_refusal, refusal
+from mtpeft.testing.training import train
 from mtpeft.testing.training_checks import anatomy
 from mtpeft.testing.zoo import zoo
 
 _CLOSE = 0.7
+_CONTRACTS = (Method.__module__, Routine.__module__, parts.__name__)
 
 
 def settings_round_trip(case: Case) -> None:
@@ -130,8 +132,7 @@ def spells_what_it_overrides(case: Case) -> None:
 
 
 def _misspelt(cls: type) -> Iterator[tuple[str, str]]:
-    rooms = (Method.__module__, Routine.__module__, parts.__name__)
-    contract = [base for base in cls.__mro__ if base.__module__ in rooms]
+    contract = [base for base in cls.__mro__ if base.__module__ in _CONTRACTS]
     known = {name for base in contract for name in vars(base) if not name.startswith("_")} | {"forward"}
     own = [base for base in cls.__mro__ if base.__module__ == cls.__module__]
     source = _source(cls)
@@ -168,17 +169,8 @@ def asks_for_what_it_needs(case: Case) -> None:
         case.expect(error is not None, "it declares that it needs the task, and runs without")
     if case.method.declares.needs_task_count:
         with patch.object(Context, "stages", new_callable=PropertyMock, return_value=1) as stages:
-            case.train(case.host(("a",)), ["a"])
+            train(case, case.host(("a",)), ["a"])
         case.expect(call() in stages.mock_calls, "it declares needs_task_count, and never asks for Context.stages")
-
-
-def passes_as_often_as_it_says(case: Case) -> None:
-    """An image takes as many passes over the backbone as are declared."""
-    host = case.host(("a",))
-    with torch.no_grad(), patch.object(host, "run", wraps=host.run) as run:
-        host(case.images(host, 1), "a")
-    passes, declared = run.call_count, case.method.declares.inference_passes
-    case.expect(passes == declared, f"an image takes {passes} passes over the backbone, and {declared} are declared")
 
 
 def keeps_shapes(case: Case) -> None:

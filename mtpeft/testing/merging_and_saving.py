@@ -109,7 +109,8 @@ def _expect_size(case: Case, path: Path, tensors: dict[str, Tensor]) -> None:
 def _expected_files(host: Host) -> set[str]:
     tasks = [f"task.{task}.safetensors" for task in host.tasks]
     heads = [f"head.{name}.safetensors" for name in host.heads]
-    return {"adapter.json", "shared.safetensors", *tasks, *heads}
+    kept = [f"method.{name}.safetensors" for name, routine in host.routines.items() if routine.kept()]
+    return {"adapter.json", "shared.safetensors", *tasks, *heads, *kept}
 
 
 def merging_nothing_changes_nothing(case: Case) -> None:

@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from mtpeft.testing.case import Case, Training, owned
+from mtpeft.testing.case import Case, owned
+from mtpeft.testing.training import Training, train
 
 _BEFORE, _STEPS = 3, 5
 
@@ -16,7 +17,7 @@ _BEFORE, _STEPS = 3, 5
 def state_round_trip(case: Case) -> None:
     """What the method keeps beside its parts comes back from `state` through `restore`."""
     host = case.host(("a", "b"))
-    case.train(host, ["a"], steps=1)
+    train(case, host, ["a"], steps=1)
     routine, again = host.routines.get(case.name), case.copy().routine()
     if routine is not None and again is not None:
         again.give_back(routine.kept())

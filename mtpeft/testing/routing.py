@@ -58,6 +58,28 @@ def keeps_task_gradients_apart(case: Case) -> None:
     case.close_gradients(summed, {n: rows[n].sum(0) for n in shared}, "the written gradients and their sum")
 
 
+def several_tasks_take_one_pass(case: Case) -> None:
+    """Several tasks on the same images, some of them not on all: outputs and gradients of one pass for each task.
+
+    With recomputed blocks too, where the family has them, and another pass between forward and backward.
+    """
+    host, rows = case.host(random=True).double(), {"b": [1], "a": [0, 1, 2], "c": [2, 1]}
+    images, parameters = case.images(host, 3), part_parameters(host)
+    for recompute in (False, True):
+        if recompute and refusal(host.checkpointing, NotApplicable) is not None:
+            return
+        each = host.each(images, rows)
+        losses = [weighted(each[task]) for task in rows] + [weighted(host(images[own], t)) for t, own in rows.items()]
+        if parameters:
+            sum(losses[:3], torch.zeros(())).backward()
+        together = gradients(parameters)
+        if parameters:
+            sum(losses[3:], torch.zeros(())).backward()
+        for task, own in rows.items():
+            case.close(each[task], host(images[own], task), f"outputs of task {task}, in one pass and alone,")
+        case.close_gradients(together, gradients(parameters), "gradients of one pass and of one for each task")
+
+
 def checkpoints(case: Case) -> None:
     """Recomputing blocks changes no gradient, even where other passes ran between forward and backward."""
     host = case.host(random=True).double()

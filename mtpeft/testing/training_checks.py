@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtpeft.backbone import state_sha256
 from mtpeft.backbone.extract import Extractor
@@ -14,6 +15,7 @@ from mtpeft.backbone.features import Features
 from mtpeft.peft.host import Host
 from mtpeft.peft.merging import plain_state
 from mtpeft.testing.case import Case, difference, owned, part_parameters, tensors
+from mtpeft.testing.training import Training, train
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
@@ -47,18 +49,34 @@ def registers_its_tensors(case: Case) -> None:
 
 
 def is_alive(case: Case) -> None:
-    """Every trained tensor of a part gets a gradient other than zero within two steps."""
+    """Every trained tensor of a part gets a gradient other than zero within two steps, from outputs or penalties."""
     host = case.host()
     asleep = set(part_parameters(host))
+    training = Training(case, host, host.tasks, steps=2, rate=0.1)
     for _ in range(2):
-        for task in host.tasks:
-            host.predict(case.images(host), task).square().sum().backward()
+        for loss in [*_squares(case, host), *_penalties(training)]:
+            if loss.requires_grad:
+                loss.backward()
         asleep -= {name for name, p in part_parameters(host).items() if p.grad is not None and bool(p.grad.any())}
         trained = list(host.trainable(host.tasks).values())
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        torch.optim.SGD(trained, 0.1).step()
+        if trained:
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            torch.optim.SGD(trained, 0.1).step()
         host.zero_grad(set_to_none=True)
     case.expect(not asleep, f"{len(asleep)} trained tensors never get a gradient: {', '.join(sorted(asleep)[:3])}")
+
+
+def _squares(case: Case, host: Host) -> Iterator[Tensor]:
+    for task in host.tasks:
+        yield host.predict(case.images(host), task).square().sum()
+
+
+def _penalties(training: Training) -> Iterator[Tensor]:
+    if training.host.routines:
+        training.host.train()
+        training.meet_batch()
+        yield from training.routines.penalties()
+        training.host.eval()
 
 
 def trains_its_own_only(case: Case) -> None:
@@ -84,7 +102,7 @@ def leaves_the_backbone_alone(case: Case) -> None:
     hashes = tensor_hash(backbone), state_sha256(backbone.state_dict())
     host = case.host(backbone=backbone)
     images = case.images(host)
-    case.train(host, ["a", "b"])
+    train(case, host, ["a", "b"])
     case.expect(state_sha256(plain_state(backbone, {})) == hashes[1], "training changed the backbone's state")
     case.expect(host.detach() is backbone, "detach gives another module")
     case.expect(tensor_hash(backbone) == hashes[0], "a tensor or buffer of the backbone changed")
@@ -103,10 +121,11 @@ def isolates_tasks(case: Case) -> None:
     """
     host = case.host(("a", "b"), random=True)
     images, mine = case.images(host), owned(host, "a")
-    alone, apart = "a" not in case.trains(host, ["b"]), "b" not in host.ownership.acting("a")
+    alone = "a" not in Training(case, host, ["b"], steps=1, rate=0.0).routines.trains()
+    apart = "b" not in host.ownership.acting("a")
     with torch.no_grad():
         before = host.predict(images, "a")
-    case.train(host, ["b"])
+    train(case, host, ["b"])
     if alone:
         case.same(owned(host, "a"), mine, "tensors of task a before and after training b")
     if alone and apart and not host.shared_parameters():
@@ -143,7 +162,7 @@ def repeats_from_its_seed(case: Case) -> None:
     runs = []
     for _ in range(2):
         host = case.host(("a", "b"), seed=3)
-        losses = case.train(host, ["a", "b"], steps=2)
+        losses = train(case, host, ["a", "b"], steps=2)
         runs.append(({owner: owned(host, owner) for owner in host.owners()}, losses))
     case.same(runs[0][0], runs[1][0], "trained tensors of two runs from one seed")
     case.expect(runs[0][1] == runs[1][1], f"losses of two runs from one seed differ: {runs[0][1]} and {runs[1][1]}")
@@ -167,8 +186,8 @@ def learns_a_batch(case: Case) -> None:
         host.heads.untrained["a"] = {name for name, _ in host.heads["a"].named_parameters()}
         if not host.parts.active_parts("a", host.tasks):
             return
-        losses = case.train(host, ["a"], steps=15, rate=rate)
-        if min(losses[-3:]) <= 0.95 * losses[0]:
+        losses = train(case, host, ["a"], steps=15, rate=rate)
+        if min(losses[-3:]) < 0.95 * losses[0]:
             return
         runs.append(f"from {losses[0]:.4g} to {losses[-1]:.4g} at rate {rate}")
     case.expect(False, f"the loss went {', '.join(runs)}")

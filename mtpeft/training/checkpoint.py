@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import Tensor, nn
 
-from mtpeft.errors import MtpeftError
-from mtpeft.files import inventory, read_json, read_tensors, write_folder, write_json
+from mtpeft.errors import DataError, MtpeftError
+from mtpeft.files import STRICT, inventory, read_record, read_tensors, within, write_folder, write_json, write_tensors
+from mtpeft.training.position import Position
+from mtpeft.training.validation import Best
 
-_POINTER = "current.json"
+_POINTER, _POSITION = "current.json", "position.json"
+_HINT = "take the run from a copy, or start again with another --out"
 
 
 def save_state(folder: Path, number: int, fill: Callable[[Path], None]) -> Path:
@@ -33,13 +37,19 @@ def save_state(folder: Path, number: int, fill: Callable[[Path], None]) -> Path:
     write_folder(folder / name, fill)
     try:
         write_json(folder / _POINTER, {"folder": name, "files": inventory(folder / name)})
-    except MtpeftError:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    except BaseException:
+        if _pointed_at(folder) != name:
+            shutil.rmtree(folder / name, ignore_errors=True)
         raise
     for other in folder.iterdir():
         if other.is_dir() and other.name != name:
             shutil.rmtree(other, ignore_errors=True)
     return folder / name
+
+
+def _pointed_at(folder: Path) -> str:
+    """The name of the current state; empty where there is none."""
+    return _pointer(folder).folder if has_state(folder) else ""
 
 
 def _free_name(folder: Path, number: int) -> str:
@@ -48,26 +58,49 @@ def _free_name(folder: Path, number: int) -> str:
     return next(name for name in names if not (folder / name).exists())
 
 
+@dataclass
+class _Pointer:
+    """``current.json``: the folder of the newest complete state, and the sha256 of each of its files."""
+
+    __pydantic_config__ = STRICT
+
+    folder: Annotated[str, Field(pattern=r"^[0-9]{9,}(-[0-9]+)?$")]
+    files: dict[str, str]
+
+
+def _pointer(folder: Path) -> _Pointer:
+    return read_record(_Pointer, within(folder, _POINTER))
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a state was ever saved there."""
+    return (folder / _POINTER).exists()
+
+
 def current_state(folder: Path) -> Path:
-    """The folder of the newest complete state.
+    """The folder of the newest complete state: by its content, should its name have been lost.
 
     Raises:
         MtpeftError: if there is none, or one of its files is absent, truncated or changed.
     """
-    if not (folder / _POINTER).exists():
+    if not has_state(folder):
         raise MtpeftError(
             f'"{folder}" holds no saved state', hint="nothing was saved yet: start again with another --out"
         )
-    pointer = read_json(folder / _POINTER)
-    state = folder / pointer["folder"]
-    found = inventory(state)
-    for name, digest in pointer["files"].items():
-        if found.get(name) != digest:
-            what = "is damaged or truncated" if name in found else "is gone"
-            raise MtpeftError(
-                f'"{state / name}" {what}, so this run cannot be resumed', hint="start again with another --out"
-            )
-    return state
+    pointer = _pointer(folder)
+    for state in sorted(folder.iterdir(), key=lambda place: place.name != pointer.folder):
+        if state.is_dir() and inventory(state) == pointer.files:
+            return within(folder, state.name)
+    raise MtpeftError(_damage(folder / pointer.folder, pointer.files), hint="start again with another --out")
+
+
+def _damage(state: Path, files: Mapping[str, str]) -> str:
+    """What is wrong with a state, in words."""
+    hashes = inventory(state)
+    changed = [name for name, digest in files.items() if hashes.get(name) != digest]
+    name = (changed or sorted(hashes.keys() - files.keys()) or [""])[0]
+    what = "is gone" if name not in hashes else "is damaged or truncated" if name in files else "does not belong there"
+    return f'"{state / name}" {what}, so this run cannot be resumed'
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -82,9 +115,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str,
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Take back what `optimizer_tensors` gave; a step counter stays where the optimizer keeps it, on the CPU."""
+    """Take back what `optimizer_tensors` gave; a step counter stays where the optimizer keeps it, on the CPU.
+
+    Raises:
+        DataError: for a tensor that belongs to no parameter.
+    """
     for key, value in tensors.items():
-        moment, name = key.split("/", 1)
+        moment, _, name = key.partition("/")
+        if name not in parameters:
+            raise DataError(f'the saved optimizer has a tensor "{key}" of nothing that trains', hint=_HINT)
         parameter = parameters[name]
         optimizer.state[parameter][moment] = value if moment == "step" else value.to(parameter.device)
 
@@ -98,35 +137,46 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
+    """
+    Raises:
+        DataError: for what is no state of a generator.
+    """
+    try:
+        torch.set_rng_state(states["cpu"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise DataError("the saved state of the random generator is damaged", hint=_HINT) from error
     if torch.cuda.is_available():
         for name, state in states.items():
             if name != "cpu":
                 torch.cuda.set_rng_state(state, int(name.removeprefix("cuda")))
 
 
-def prefixed(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """``{group: {name: tensor}}`` to one dictionary keyed ``GROUP/NAME``."""
-    return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+@dataclass
+class Saved:
+    """``position.json``: where a training stands, what validation has seen, and the results so far."""
+
+    __pydantic_config__ = STRICT
+
+    at: Position
+    validation: Best
+    matrix: dict[str, Any]
 
 
-def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What `prefixed` joined, apart again."""
-    groups: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        group, name = key.split("/", 1)
-        groups.setdefault(group, {})[name] = tensor
-    return groups
-
-
-def write_state(folder: Path, position: dict[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> None:
+def write_state(folder: Path, saved: Saved, tensors: Mapping[str, dict[str, Tensor]]) -> None:
     """One JSON file for the position and one safetensors file for each of ``tensors``; `save_state` syncs them."""
-    (folder / "position.json").write_text(json.dumps(position))
+    (folder / _POSITION).write_text(json.dumps(asdict(saved)))
     for name, group in tensors.items():
-        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
-        save_file(plain, folder / f"{name}.safetensors")
+        write_tensors(folder / f"{name}.safetensors", group)
 
 
-def read_state(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+def read_position(folder: Path) -> Saved:
+    """
+    Raises:
+        MtpeftError: naming the field that is wrong.
+    """
+    return read_record(Saved, folder / _POSITION)
+
+
+def read_state(folder: Path, names: tuple[str, ...]) -> tuple[Saved, dict[str, dict[str, Tensor]]]:
     """What `write_state` wrote."""
-    return read_json(folder / "position.json"), {name: read_tensors(folder / f"{name}.safetensors") for name in names}
+    return read_position(folder), {name: read_tensors(folder / f"{name}.safetensors") for name in names}

@@ -12,9 +12,10 @@ from mtpeft.config import Config
 from mtpeft.data.split_classes import split_classes
 from mtpeft.schedule import Batch, Begin, End, Event, Update
 from mtpeft.training.continue_from import Inheritance
+from mtpeft.training.costs import costs
 from mtpeft.training.loop import Loop
+from mtpeft.training.preflight import check_training
 from mtpeft.training.run import Run
-from mtpeft.training.run_files import costs
 from mtpeft.training.setup import setup
 
 _UPDATES = 4
@@ -33,6 +34,7 @@ def rehearse(config: Config, source: Path | None = None) -> dict[str, Any]:
     inheritance = Inheritance.of(source, config) if source else Inheritance()
     run = setup(inheritance.merge(config), inherited=inheritance.tasks, first_stage=inheritance.stages)
     inheritance.give(run)
+    check_training(run)
     stages = [event for event in run.events() if isinstance(event, Begin)]
     loop = Loop(run)
     seconds = _time_updates(loop)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtpeft.errors import MtpeftError
-from mtpeft.files import explained
+from mtpeft.files import explained, within
 from mtpeft.training.happenings import Happening
 
 
@@ -20,12 +20,12 @@ class Log:
         length: bytes that belong to the state from which the run goes on.
 
     Raises:
-        MtpeftError: if the file is shorter than that: lines are gone, and are not made up.
+        MtpeftError: if the file is shorter than that: lines are gone, and are not made up; or a link to elsewhere.
     """
 
     def __init__(self, path: Path, *, length: int = 0) -> None:
         self.path = path
-        with explained(path):
+        with explained(within(path.parent, path.name)):
             size = path.stat().st_size if path.exists() else 0
             if size < length:
                 raise MtpeftError(
@@ -50,6 +50,11 @@ class Log:
         with explained(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
+        return self.length
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far, those before a resume included."""
         return self.file.tell()
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -47,9 +47,10 @@ class Routines:
         return any(changed)
 
     def adjust(self, task: str, outputs: Any, targets: Targets) -> tuple[Any, Targets]:
-        """Outputs and targets as the loss is to see them."""
-        for routine in self.all:
-            outputs, targets = routine.adjust(self.context, task, outputs, targets)
+        """Outputs and targets as the loss is to see them; what a routine runs for that is no task's own batch."""
+        with _ungathered(self.context.host.running):
+            for routine in self.all:
+                outputs, targets = routine.adjust(self.context, task, outputs, targets)
         return outputs, targets
 
     def penalties(self) -> Iterator[Tensor]:
@@ -61,25 +62,27 @@ class Routines:
                 yield penalty
 
     def after_backward(self) -> None:
-        self._call(Routine.after_backward)
+        """`Routine.after_backward` of all."""
+        for routine in self.all:
+            routine.after_backward(self.context)
 
     def after_step(self) -> None:
-        self._call(Routine.after_step)
+        """`Routine.after_step` of all."""
+        for routine in self.all:
+            routine.after_step(self.context)
 
     @torch.no_grad()
     def settle(self) -> None:
         """`Routine.settle`, in evaluation mode."""
         with evaluating(self.context.host):
-            self._call(Routine.settle)
+            for routine in self.all:
+                routine.settle(self.context)
 
     def end_stage(self) -> None:
         """`Routine.end_stage`, in evaluation mode."""
         with evaluating(self.context.host):
-            self._call(Routine.end_stage)
-
-    def _call(self, hook: Callable[[Any, Context], None]) -> None:
-        for routine in self.all:
-            getattr(routine, hook.__name__)(self.context)
+            for routine in self.all:
+                routine.end_stage(self.context)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mtpeft.backbone import Backbone
 from mtpeft.balancing import Balancer
 from mtpeft.config import Config
 from mtpeft.data.opened import OpenedData
+from mtpeft.data.shared_images import together
 from mtpeft.errors import MtpeftError
 from mtpeft.evaluation import ResultMatrix
 from mtpeft.hosts import build_head
@@ -70,22 +71,28 @@ class Run:
 
     def events(self) -> Iterator[Event]:
         """The schedule of this run's own tasks, behind the stages of the runs before, whose tasks are evaluated too."""
-        sizes = {n: TaskSize(len(self.dataset(n, "train")), self.tasks[n].batch_size) for n in self.trained}
+        sizes = {n: TaskSize(self.images_of(n), self.tasks[n].batch_size) for n in self.trained}
         planned: Iterable[Event | None] = self.schedule.events(sizes, self.config.seed)
         for event, following in pairwise(chain(planned, [None])):
             if event is None or self._repeated(event, following):
                 continue
             if isinstance(event, Begin | End | Evaluate):
                 event = replace(event, stage=event.stage + self.first_stage)
-            if isinstance(event, Evaluate) and event.final:
+            if isinstance(event, Evaluate) and (event.final or event.probe):
                 event = replace(event, tasks=(*self.inherited, *event.tasks), split=self.config.evaluate_on)
             if not isinstance(event, Evaluate) or event.split in self.data.splits:
                 yield event
 
+    def images_of(self, name: str) -> int:
+        """The images that a task trains on; with those of the tasks that share them in its stage."""
+        stage = next(names for names in self.schedule.stage_tasks(list(self.trained)) if name in names)
+        sharing = next(names for names in together(self.tasks, stage).values() if name in names)
+        return len(self.data.source(sharing, "train"))
+
     def _repeated(self, event: Event, following: Event | None) -> bool:
         """Whether an evaluation decides nothing, and what comes after the stage's end says the same."""
         said_again = self.config.evaluate_on == "val" and isinstance(following, End)
-        return isinstance(event, Evaluate) and said_again and self.config.output.keep == "last"
+        return isinstance(event, Evaluate) and not event.probe and said_again and self.config.output.keep == "last"
 
     def stages(self) -> int:
         """Number of stages, those of the runs before included."""

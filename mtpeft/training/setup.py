@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from mtpeft import backbone as backbones
 from mtpeft.config import Config
@@ -16,16 +18,22 @@ from mtpeft.data.label_checks import Allowed, histograms, label_errors, label_wa
 from mtpeft.data.opened import OpenedData
 from mtpeft.errors import MtpeftError, UsageError, did_you_mean
 from mtpeft.evaluation import ResultMatrix, TaskRecord
-from mtpeft.files import standing_folder
+from mtpeft.files import standing_folder, within
+from mtpeft.peft.allocation import Bound, limited_allocation
 from mtpeft.peft.configured import build_methods
+from mtpeft.peft.contents import as_data
 from mtpeft.peft.host import Host
-from mtpeft.peft.method import Method
+from mtpeft.peft.method import must_be_told
+from mtpeft.peft.store import AdapterContents, read_adapter
 from mtpeft.plugins import create
 from mtpeft.recipe import RANDOM_WEIGHTS
+from mtpeft.settings import byte_count
 from mtpeft.task import Task
 from mtpeft.training.checkpoint import current_state
 from mtpeft.training.declared import check_declarations
+from mtpeft.training.manifest import Manifest
 from mtpeft.training.run import Run
+from mtpeft.training.sharing import check_shared_images
 
 
 def choose_device(name: str) -> torch.device:
@@ -50,13 +58,21 @@ def build_tasks(config: Config) -> dict[str, Task]:
     }
 
 
-def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int = 0, check_data: bool = True) -> Run:
+def setup(
+    config: Config,
+    *,
+    inherited: tuple[str, ...] = (),
+    first_stage: int = 0,
+    check_data: bool = True,
+    saved: AdapterContents | None = None,
+) -> Run:
     """Build everything that ``config`` names; what is wrong with it is found here, before anything is trained.
 
     Args:
         inherited: tasks that another run trained and this one does not.
         first_stage: number of stages that other runs made before.
         check_data: open every split of every task, and look at what its labels are.
+        saved: what was trained, which bounds what the settings may ask for.
     """
     tasks, methods = build_tasks(config), build_methods(config)
     schedule = create("schedules", config.schedule.name, config.schedule.settings, "schedule", config.origin)
@@ -72,9 +88,11 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
         normalization=config.normalization,
     )
     parameters = sum(parameter.numel() for parameter in backbone.module.parameters())
-    host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
+    with _bounded(saved, backbone.module, config.output.dir):
+        host = Host(backbone.module, methods, image_size=backbone.image.size).to(device)
     host.checkpointing(config.optimizer.checkpointing)
     check_groups(tasks, host)
+    limit_memory(host, None if config.memory is None else byte_count(config.memory))
     types = {name: task.type for name, task in config.tasks.items()}
     check_declarations(config, host.methods, inherited)
     seed = config.seed if config.data_seed is None else config.data_seed
@@ -86,7 +104,26 @@ def setup(config: Config, *, inherited: tuple[str, ...] = (), first_stage: int =
     run.matrix = ResultMatrix(task_records(run), schedule.stage_tasks(list(run.trained)))
     if check_data:
         check_labels(run)
+        check_shared_images(run)
     return run
+
+
+def limit_memory(host: Host, budget: int | None) -> None:
+    """Let all routines keep samples within one budget of bytes; an image counts as its pixels."""
+    memories = [routine.memory for routine in host.routines.values()]
+    for memory in memories:
+        memory.budget, memory.beside = budget, tuple(other for other in memories if other is not memory)
+
+
+@contextmanager
+def _bounded(saved: AdapterContents | None, backbone: nn.Module, folder: str | Path) -> Iterator[None]:
+    """Settings of a run that may be a stranger's build no more than its files can hold."""
+    if saved is None:
+        yield
+    else:
+        where = f'"{folder}"'
+        with limited_allocation(Bound.of(saved, backbone), where), as_data(where):
+            yield
 
 
 def check_labels(run: Run) -> None:
@@ -117,9 +154,7 @@ def check_groups(tasks: Mapping[str, Task], host: Host) -> None:
     """
     grouped = [name for name, task in tasks.items() if task.group]
     for label, method in host.methods.items():
-        own = type(method).encode is Method.encode and type(method).answer is Method.answer
-        lost = own and method.owners(None, grouped) == ()
-        if grouped and (method.declares.needs_task_id or lost):
+        if grouped and must_be_told(method, grouped):
             message = f'task "{grouped[0]}" is in a group, and {label} must know the task of each test image'
             raise UsageError(message, hint=f"take scope = shared for {label}, or leave group out")
 
@@ -148,10 +183,13 @@ def open_run(
     """
     adapter = find_adapter(folder, best)
     config = load_config(folder / "config.toml")
+    Manifest.read(folder)
     output = replace(config.output, dir=str(folder))
     config = replace(config, output=output, device=device, evaluate_on=evaluate_on or config.evaluate_on)
-    run = setup(config, check_data=False)
-    run.restore(adapter)
+    saved = read_adapter(adapter)
+    run = setup(config, check_data=False, saved=saved)
+    with _bounded(saved, run.host.backbone, folder):
+        run.restore(adapter)
     run.host.eval()
     return run
 
@@ -162,14 +200,26 @@ def find_adapter(folder: Path, best: str = "") -> Path:
     Raises:
         MtpeftError: if it is no run, or nothing was saved in it.
     """
-    if not (folder / "config.toml").exists():
-        raise MtpeftError(f'"{folder}" is no run', hint="give the folder that mtpeft train wrote")
+    find_config(folder)
     if best:
-        if not (folder / "best" / best).exists():
-            known = [p.name for p in (folder / "best").glob("*")]
+        weights = standing_folder(folder / "best" / best)
+        if weights is None:
+            known = [place.name for place in (folder / "best").glob("[!._]*")]
             raise MtpeftError(f'"{folder}" has no best weights for "{best}"', hint=did_you_mean(best, known))
-        return folder / "best" / best
+        return within(folder, weights.relative_to(folder).as_posix())
     adapter = standing_folder(folder / "adapter")
     if adapter is not None:
-        return adapter
+        return within(folder, adapter.name)
     return current_state(folder / "state") / "adapter"
+
+
+def find_config(folder: Path) -> Path:
+    """The configuration of a run.
+
+    Raises:
+        MtpeftError: if it is no run.
+    """
+    path = within(folder, "config.toml")
+    if not path.exists():
+        raise MtpeftError(f'"{folder}" is no run', hint="give the folder that mtpeft train wrote")
+    return path

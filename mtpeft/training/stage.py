@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import tee
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from mtpeft.addresses import ParameterKey
-from mtpeft.data.loading import Loaded, Samples, Source, batches, draw, to_device
+from mtpeft.data.loading import ImageSource, Loaded, Samples, Source, batches, draw, to_device
+from mtpeft.data.shared_images import SharedImages, together
 from mtpeft.keyed_random import Cursor
 from mtpeft.peft.gradients import TaskGradients
 from mtpeft.peft.memory import Key
 from mtpeft.peft.routine import Batches, Context, Targets, TaskBatch
 from mtpeft.schedule import Batch
 from mtpeft.training.evaluate import load, measure
+from mtpeft.training.labelled import LabelledImages
 from mtpeft.training.optimizer import build_optimizer
 from mtpeft.training.position import Position
 from mtpeft.training.routines import Routines, tasks_of
@@ -32,6 +35,8 @@ class Stage:
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     batches: Iterator[tuple[dict[str, Loaded], list[tuple[str, int, int]]]]
+    ahead: dict[str, Cursor]
+    """Of images that tasks share: one update ahead of the loader."""
 
     def __init__(self, run: Run, at: Position) -> None:
         self.run, self.at = run, at
@@ -52,8 +57,15 @@ class Stage:
         )
         self.routines = Routines(self.context)
         self.met = tasks_of(at.tasks, at.seen)
-        run.balancer.begin({name: run.tasks[name].loss_weight for name in self.met})
+        earlier = {name: (name,) for name in self.met if name not in at.tasks}
+        self.tasks_of = together(run.tasks, at.tasks) | earlier
+        self.sources: dict[str, ImageSource] = {}
+        run.balancer.begin({name: run.tasks[name].loss_weight for name in at.seen}, at.tasks)
         self.losses: dict[str, float] = {}
+        self.shared: dict[str, SharedImages] = {}
+        self.labelled: dict[str, int] = {}
+        self.shares: dict[str, float] = {}
+        self.taken: list[tuple[LabelledImages, dict[str, float]]] = []
         self.validation: dict[tuple[str, int], list[Loaded]] = {}
         self.apart = ExitStack()
         self.gradients: TaskGradients | None = None
@@ -69,10 +81,25 @@ class Stage:
     def open(self, quotas: Iterable[Mapping[str, int]]) -> None:
         """Make the optimizer of what these tasks train, and the batches of the rest of the stage."""
         self.make_optimizer()
-        samples, seed, drawn = self._samples(self.met, train=True), self.run.data.seed, self.at.drawn
-        cursors = {n: Cursor(seed, n, len(s.dataset), drawn.get(n, 0)) for n, s in samples.sources.items()}
-        keys, again = tee(draw(quotas, cursors))
-        self.batches = zip(batches(samples, keys, workers=self.run.config.workers), again, strict=False)
+        run, seed, drawn = self.run, self.run.data.seed, self.at.drawn
+        self.sources = {name: run.data.source(tasks, "train") for name, tasks in self.tasks_of.items()}
+
+        def cursors() -> dict[str, Cursor]:
+            return {n: Cursor(seed, n, len(source), drawn.get(n, 0)) for n, source in self.sources.items()}
+
+        samples = Samples(self.sources, run.backbone.image, seed, train=True)
+        keys, again = tee(draw(map(self.per_source, quotas), cursors()))
+        self.batches = zip(batches(samples, keys, workers=run.config.workers), again, strict=False)
+        self.shared = {n: source for n, source in self.sources.items() if isinstance(source, SharedImages)}
+        self.ahead = {n: cursor for n, cursor in cursors().items() if n in self.shared}
+
+    def per_source(self, quota: Mapping[str, int]) -> dict[str, int]:
+        """How many samples of each source a quota of tasks takes: of images that tasks share, as many as one wants."""
+        holder = {task: source for source, tasks in self.tasks_of.items() for task in tasks}
+        found: dict[str, int] = {}
+        for name, number in quota.items():
+            found[holder[name]] = max(number, found.get(holder[name], 0))
+        return found
 
     def make_optimizer(self) -> None:
         """For what these tasks, and those that a routine adds, train now; nothing else gets a gradient."""
@@ -80,7 +107,9 @@ class Stage:
         tasks = tasks_of(self.at.tasks, self.routines.trains())
         run.host.focus(tasks)
         learned = {str(ParameterKey("balancer", str(i))): p for i, p in enumerate(run.balancer.parameters())}
-        self.parameters = run.host.trainable(tasks) | learned
+        trained = run.host.trainable(tasks)
+        self.parameters = trained | learned
+        self.at.parameters = max(self.at.parameters, sum(parameter.numel() for parameter in trained.values()))
         self.at.trained |= {ParameterKey.parse(name).holder: self.at.stage for name in self.parameters}
         rates = {name: run.learning_rate(name) for name in self.parameters}
         self.optimizer = build_optimizer(
@@ -96,49 +125,98 @@ class Stage:
 
     # --- batches and their losses
 
-    def next_batch(self) -> dict[str, tuple[Tensor, Targets, tuple[Key, ...]]]:
-        """Images, targets and keys of each task's samples, on the run's device."""
-        batch, keys = next(self.batches)
-        own = {name: tuple((task, index) for task, index, _ in keys if task == name) for name in batch}
-        for name, (images, _) in batch.items():
+    def next_batch(self, event: Batch) -> LabelledImages:
+        """Images with the targets of each task, on the run's device."""
+        loaded, keys = next(self.batches)
+        for name, (images, _) in loaded.items():
             self.at.drawn[name] = self.at.drawn.get(name, 0) + len(images)
             self.at.images += len(images)
-        return {name: (*to_device(loaded, self.run.device), own[name]) for name, loaded in batch.items()}
+        moved = {name: to_device(one, self.run.device) for name, one in loaded.items()}
+        batch = LabelledImages.of(moved, keys, self.sources)
+        if not self.losses:
+            self.labelled = self._labelled(self.per_source(event.whole or event.quota))
+        self.shares = {
+            task: len(rows) / self.labelled[task] if task in self.labelled else event.share(task)
+            for task, rows in batch.rows.items()
+        }
+        return batch
 
-    def task_losses(self, batch: Mapping[str, tuple[Tensor, Targets, tuple[Key, ...]]]) -> dict[str, Tensor]:
+    def _labelled(self, quota: Mapping[str, int]) -> dict[str, int]:
+        """How many of an update's shared images each task labels."""
+        drawn = {name: cursor.take(quota[name]) for name, cursor in self.ahead.items() if name in quota}
+        labels = (self.shared[name].samples[index] for name, keys in drawn.items() for index, _ in keys)
+        return dict(Counter(task for own in labels for task in own))
+
+    def task_losses(self, batch: LabelledImages) -> dict[str, Tensor]:
         """The mean loss of each task of a batch, all of whose images take one pass; routines see the batch."""
-        answers = self.run.host.answers({name: images for name, (images, _, _) in batch.items()})
+        answers = self.run.host.answers(batch.images, batch.rows)
         self.context.batch = tuple(
-            TaskBatch(name, keys, images, targets, answers[name].features, answers[name].outputs)
-            for name, (images, targets, keys) in batch.items()
+            TaskBatch(
+                name, batch.keys[name], batch.images_of(name), batch.targets[name], answer.features, answer.outputs
+            )
+            for name, answer in answers.items()
         )
         adjusted = {b.task: self.routines.adjust(b.task, b.outputs, b.targets) for b in self.context.batch}
-        return {name: self.run.loss(name, *adjusted[name]) for name in batch}
+        return {name: self.run.loss(name, *adjusted[name]) for name in answers}
 
     def keep_apart(self) -> None:
         """Until the update, keep each task's gradient of the shared parts apart, where the balancer asks for it."""
-        if self.run.balancer.needs_task_gradients and self.gradients is None:
+        wanted = self.run.balancer.needs_task_gradients and self.run.host.shared_parameters()
+        if wanted and self.gradients is None:
             self.gradients = self.apart.enter_context(self.run.host.task_gradients())
 
     def aggregate(self) -> None:
         """Let the balancer say what the gradient of the shared parts is; what penalties gave them is added."""
         if self.gradients is None:
             return
-        others = {p: p.grad for p in self.gradients.parameters.values() if p.grad is not None}
-        self.gradients.write(self.run.balancer.aggregate(self.gradients.jacobian()))
-        for parameter, gradient in others.items():
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        losses = self.mean_losses()
+        tasks = [task for task in self.gradients.tasks if task is not None]
+        step = self.run.balancer.aggregate(self.gradients.jacobian(), tasks, {task: losses[task] for task in tasks})
+        self.gradients.write(step)
         self.apart.close()
         self.gradients = None
 
-    def add(self, losses: dict[str, float], event: Batch) -> None:
+    def backward(self, loss: Tensor, penalties: Sequence[Tensor]) -> None:
+        """Gradients of one batch; those of penalties belong to no task."""
+        if self.gradients is None:
+            loss, penalties = sum(penalties, loss), ()
+        if loss.requires_grad:
+            loss.backward(retain_graph=bool(penalties))
+        penalty = sum(penalties, torch.zeros((), device=self.run.device))
+        if self.gradients is not None and penalty.requires_grad:
+            with self.gradients.set_aside():
+                penalty.backward()
+
+    def add(self, batch: LabelledImages, losses: Mapping[str, float]) -> None:
         """Keep what a batch gave, as its part of the update."""
         for name, value in losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value * event.share(name)
+            self.losses[name] = self.losses.get(name, 0.0) + value * self.shares[name]
+        if self.run.balancer.needs_losses_again:
+            self.taken.append((batch, self.shares))
+
+    def after_step(self) -> None:
+        """Tell routines and balancer that the optimizer has stepped."""
+        self.routines.after_step()
+        balancer = self.run.balancer
+        balancer.after_step(self.mean_losses(), self.losses_again() if balancer.needs_losses_again else {})
+
+    def mean_losses(self) -> dict[str, Tensor]:
+        """Each task's mean loss in the update, before its weight."""
+        return {name: torch.as_tensor(value, device=self.run.device) for name, value in self.losses.items()}
+
+    @torch.no_grad()
+    def losses_again(self) -> dict[str, Tensor]:
+        """The losses of the update's batches with the parameters as they are now."""
+        again: dict[str, Tensor] = {}
+        for batch, shares in self.taken:
+            with self.run.autocast():
+                for name, loss in self.task_losses(batch).items():
+                    again[name] = again.get(name, 0.0) + loss * shares[name]
+        return again
 
     def finish_update(self) -> dict[str, float]:
         """The losses of the update that was made."""
-        losses, self.losses = self.losses, {}
+        losses, self.losses, self.taken = self.losses, {}, []
         self.context.step, self.context.batch = self.at.step + 1, ()
         return losses
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import fsum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mtpeft.files import STRICT
 from mtpeft.task import Score
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class Best:
         stage: the scores of the evaluation that was best for the whole stage; None before the first.
         waited: evaluations since then.
     """
+
+    __pydantic_config__ = STRICT
 
     tasks: dict[str, float] = field(default_factory=dict)
     stage: dict[str, float] | None = None
@@ -68,12 +71,6 @@ class Validation:
 
     def folder(self, name: str) -> Path:
         return self.run.folder / "best" / name
-
-    def state(self) -> dict[str, Any]:
-        return dict(vars(self.best))
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.best = Best(**state)
 
 
 def improvement(before: Mapping[str, float], after: Mapping[str, float]) -> float:

@@ -122,9 +122,18 @@ class Digits(Dataset):
         target = {"classes": self.classes, **self._target(scene)}
         return Sample(Image.fromarray(scene.image), target, f"digits:{self.kind}/{self.split}/{index}")
 
+    @property
+    def _most(self) -> int:
+        """Digits in a scene."""
+        return 1 if self.kind == "cls" else 5
+
     def scene(self, index: int) -> Scene:
         """The scene of an index; its labels are digits, whatever classes were asked for."""
-        return _scene(self.seed, self.split, index, 1 if self.kind == "cls" else 5, self.digits)
+        return _scene(self.seed, self.split, index, self._most, self.digits)
+
+    def origin(self, index: int) -> str:
+        """The same for all kinds that show the same scene."""
+        return f"digits {self.digits} of {self.seed}, at most {self._most}: {self.split}/{index}"
 
     def shown(self, index: int) -> frozenset[str]:
         names = {NAMES[label] for label in self.scene(index).labels}

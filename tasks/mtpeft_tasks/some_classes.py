@@ -145,6 +145,9 @@ class Narrowed(Dataset):
         ignored = {"ignored": target["boxes"][~kept]} if self.others == "ignore" else {}
         return {**target, **rows, **ignored, "labels": labels[kept]}
 
+    def origin(self, index: int) -> str:
+        return self.whole.origin(self.indices[index])
+
     def shown(self, index: int) -> frozenset[str] | None:
         shown = self.whole.shown(self.indices[index])
         if shown is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import exp
 
 import pytest
@@ -28,7 +27,7 @@ def test_these_balancers_come_with_mtpeft() -> None:
 
 
 def started(balancer: Balancer, weights: dict[str, float] = WEIGHTS) -> Balancer:
-    balancer.begin(weights)
+    balancer.begin(weights, list(weights))
     return balancer
 
 
@@ -77,7 +76,8 @@ def test_every_builtin_resumes_exactly(name: str) -> None:
 def test_gradients_of_tasks_add_up_where_no_aggregator_is_chosen(name: str) -> None:
     balancer = started(kind(name)())
     assert not balancer.needs_task_gradients
-    torch.testing.assert_close(balancer.aggregate(torch.tensor([[1.0, 2], [3, 4]])), torch.tensor([4.0, 6.0]))
+    jacobian, losses = torch.tensor([[1.0, 2], [3, 4]]), leaves(1.0, 2.0)
+    torch.testing.assert_close(balancer.aggregate(jacobian, list(losses), losses), torch.tensor([4.0, 6.0]))
 
 
 def test_equal_is_the_weighted_sum() -> None:
@@ -125,15 +125,37 @@ def test_random_weights_leave_the_global_generator_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_an_aggregator_overrides_one_function() -> None:
-    @dataclass
-    class Longest(Balancer):
-        needs_task_gradients = True
+@pytest.mark.parametrize("name", registry("balancers"))
+def test_every_builtin_keeps_what_it_knows_of_a_task_through_stages_without_it(name: str) -> None:
+    settings = {"window": 1} if name == "dwa" else {}
+    balancer = started(kind(name)(**settings), {"cls": 1.0})
+    optimizer = torch.optim.SGD([*balancer.parameters(), nn.Parameter(torch.zeros(1))], lr=0.1)
+    for value in (3.0, 2.0):
+        balancer.combine(leaves(value)).backward()
+        optimizer.step()
+    before = {key: value.clone() for key, value in balancer.state().items()}
+    balancer.begin({"cls": 1.0, "seg": 2.0}, ["seg"])
+    after = balancer.state()
+    assert before.keys() <= after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    again = kind(name)(**settings)
+    again.begin({"cls": 1.0, "seg": 2.0}, ["seg"])
+    again.restore(after)
+    assert again.combine(leaves(1.0)).item() == balancer.combine(leaves(1.0)).item()
 
-        def combine(self, losses: dict[str, Tensor]) -> Tensor:
-            return sum(losses.values(), torch.zeros(()))
 
-        def aggregate(self, jacobian: Tensor) -> Tensor:
-            return jacobian[jacobian.norm(dim=1).argmax()]
+def test_dynamic_weights_are_shared_among_the_tasks_of_the_stage() -> None:
+    balancer = started(Dwa(window=1), {"cls": 1.0})
+    for value in (3.0, 2.0):
+        balancer.combine(leaves(value))
+    balancer.begin({"cls": 1.0, "seg": 1.0}, ["seg"])
+    assert balancer.factors() == {"seg": 1.0}
+    assert set(balancer.factors(["cls"])) == {"seg", "cls"}  # one that came again
 
-    assert Longest().aggregate(torch.tensor([[1.0, 0], [3, 4]])).tolist() == [3, 4]
+
+def test_random_weights_multiply_the_weighted_losses() -> None:
+    balancer, losses = started(Rlw(seed=3)), leaves(1.0, 4.0, 3.0)
+    factors = torch.randn(3, generator=torch.Generator().manual_seed(3)).softmax(0).tolist()
+    weighted = [WEIGHTS[task] * loss.item() for task, loss in losses.items()]
+    expected = sum(factor * loss for factor, loss in zip(factors, weighted, strict=True))
+    assert balancer.combine(losses).item() == pytest.approx(expected)

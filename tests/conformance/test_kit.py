@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from support import broken_methods as broken
+from support.continual_methods import Consolidation, IsolatedEnsemble, PromptPool, RandomProjection
+from support.doubles import Accumulated, Prefixes, Steered
 from torch import nn
 
-from mtpeft.api import Method, MtpeftError, UsageError
-from mtpeft.peft import hooks, lowrank, merging, store
+from mtpeft.api import Context, Head, Method, MtpeftError, Part, UsageError
+from mtpeft.peft import contents, hooks, lowrank, merging, store
 from mtpeft.peft.attach import Attachments
 from mtpeft.peft.host import Host
+from mtpeft.peft.ownership import Ownership
+from mtpeft.peft.running import Running
 from mtpeft.testing import Check, CheckFailed, check_method, method_checks, parametrize_with_checks
+from mtpeft.training.routines import Routines
 
 FOUND = {
     broken.NoIdentity: "starts_as_the_backbone",
@@ -58,20 +65,55 @@ FOUND = {
     broken.TrainsNothing: "learns_a_batch",
     broken.TwoPasses: "passes_as_often_as_it_says",
     broken.ForgetsItsSteps: "resumes_as_if_uninterrupted",
+    broken.ForgetsItsStage: "resumes_in_a_later_stage",
+    broken.ChangesTheMode: "calls_hooks_in_order",
+    broken.MovesTheFrozen: "keeps_what_is_frozen",
+    broken.OpensEverything: "steps_what_gets_gradients",
+    broken.HoldsATeacher: "counts_what_it_keeps",
+    broken.ActsForOthers: "keeps_isolated_answers",
+    broken.AsksInSecret: "passes_as_often_as_it_says",
+    broken.PassesForEach: "passes_as_often_as_it_says",
+    broken.NobodyPullsTheKeys: "is_alive",
+    broken.KeepsTheQueryBeside: "checkpoints",
+    broken.LosesItsHead: "resumes_in_a_later_stage",
 }
+SCOPE = {broken.OpensEverything: "task", broken.ActsForOthers: "task"}
+"""Those that are broken under one scope alone; others are tried with what tasks share."""
+SOUND = (broken.Sound, broken.Freezes)
 
 
 @pytest.mark.parametrize("method", FOUND, ids=lambda method: method.__name__)
 def test_what_is_broken_is_found(method: type[Method]) -> None:
-    (check,) = [check for check in method_checks(method, ["vit"], ["shared"]) if check.name == FOUND[method]]
-    with pytest.raises(CheckFailed, match=rf"{method.__name__} \(shared\) on vit: {FOUND[method]}: "):
+    scope = SCOPE.get(method, "shared")
+    (check,) = [check for check in method_checks(method, ["vit"], [scope]) if check.name == FOUND[method]]
+    with pytest.raises(CheckFailed, match=rf"{method.__name__} \({scope}\) on vit: {FOUND[method]}: "):
         check()
 
 
 def test_all_that_fails_is_told() -> None:
     with pytest.raises(CheckFailed) as failed:
         check_method(broken.NoPattern, ["vit"], slow=False)
-    assert [line.split(": ")[1] for line in str(failed.value).splitlines()] == ["builds_parts", "builds_parts"]
+    assert [line.split(": ")[1] for line in str(failed.value).splitlines()] == ["builds_parts"]
+    with pytest.raises(CheckFailed) as failed:
+        check_method(broken.HiddenIdentity, ["vit"], slow=False)
+    told = [line.split(": ")[:2] for line in str(failed.value).splitlines()]
+    check = "does_not_start_as_the_backbone"
+    assert told == [[f"HiddenIdentity ({scope}) on vit", check] for scope in ("shared", "task")]
+
+
+@pytest.mark.parametrize(
+    ("method", "scopes"),
+    [
+        (broken.Sound, {"shared", "task"}),
+        (Prefixes, {"shared", "task"}),
+        (Accumulated, {"task"}),
+        (RandomProjection, {"shared"}),
+        ("linear-probe", {"shared"}),
+    ],
+)
+def test_scopes_are_tried_where_they_differ(method: type[Method] | str, scopes: set[str]) -> None:
+    """A method without parts, or whose owners take no notice of its scope, has one."""
+    assert {check.case.method.scope for check in method_checks(method, ["vit"], slow=False)} == scopes
 
 
 def test_a_task_owns_what_it_trains() -> None:
@@ -110,7 +152,7 @@ def test_a_failure_says_the_number() -> None:
         check_method(broken.NoIdentity, ["vit"], scopes=["shared"], slow=False)
 
 
-@parametrize_with_checks([broken.Sound], families=["vit", "resnet"], scopes=["task"])
+@parametrize_with_checks(SOUND, families=["vit", "resnet"], scopes=["task"])
 def test_a_sound_method_passes(check: Check) -> None:
     check()
 
@@ -167,6 +209,8 @@ def _broken_core(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
         monkeypatch.setattr(hooks.ModuleHook, "_restore", lambda self, x: None)
     elif fault == "samples see the parts of other tasks":
         monkeypatch.setattr(lowrank, "_mask", lambda plain, z, *rest: torch.ones_like(z))
+    elif fault == "a fork mixes samples up":
+        monkeypatch.setattr(hooks, "copied", lambda x, rows, size: x[[(row + 1) % size for row in rows]])
     elif fault == "running statistics move":
         monkeypatch.setattr(Host, "train", nn.Module.train)
     elif fault == "a hook stays behind":
@@ -187,6 +231,7 @@ def _broken_core(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
 CORE_FAULTS = [
     ("a checkpoint reads its route late", "checkpoints", "vit", "task"),
     ("samples see the parts of other tasks", "mixed_equals_separate", "vit", "task"),
+    ("a fork mixes samples up", "several_tasks_take_one_pass", "vit", "task"),
     ("running statistics move", "leaves_the_backbone_alone", "resnet", "shared"),
     ("a hook stays behind", "leaves_the_backbone_alone", "vit", "shared"),
     ("files hold more than was trained", "saves_what_it_trains", "vit", "shared"),
@@ -201,3 +246,59 @@ def test_a_fault_of_the_core_is_found(monkeypatch, fault: str, name: str, family
     _broken_core(monkeypatch, fault)
     with pytest.raises((CheckFailed, MtpeftError)):
         check()
+
+
+STAGE_FAULTS = {
+    "who is frozen is not saved": (broken.Freezes, "resumes_in_a_later_stage", "shared"),
+    "what routines keep is not saved": (Consolidation, "resumes_in_a_later_stage", "shared"),
+    "heads make no room for saved statistics": (IsolatedEnsemble, "resumes_in_a_later_stage", "task"),
+    "hooks get the parts of frozen owners": (broken.Freezes, "steps_what_gets_gradients", "shared"),
+    "everything gets a gradient": (Accumulated, "steps_what_gets_gradients", "task"),
+    "hooks at the end find dropout on": (Consolidation, "calls_hooks_in_order", "shared"),
+    "penalties are left out": (PromptPool, "is_alive", "shared"),
+    "parts see what was given for others": (Steered, "mixed_equals_separate", "task"),
+    "a checkpoint finds what was given last": (PromptPool, "checkpoints", "shared"),
+    "statistics are not counted": (RandomProjection, "counts_what_it_keeps", "shared"),
+}
+
+
+def _break_between_stages(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """One fault in what the core does for methods that go from stage to stage."""
+    described = contents.describe
+    match fault:
+        case "who is frozen is not saved":
+            monkeypatch.setattr("mtpeft.peft.host.describe", lambda *args: replace(described(*args), frozen=[]))
+        case "what routines keep is not saved":
+            monkeypatch.setattr("mtpeft.peft.host.describe", lambda *args: replace(described(*args), kept={}))
+        case "heads make no room for saved statistics":
+            monkeypatch.setattr(Head, "fit", lambda self, shapes: None)
+        case "hooks get the parts of frozen owners":
+            monkeypatch.setattr(Context, "parts", lambda self, method, tasks: self.host.parts_of(method, tasks))
+        case "everything gets a gradient":
+            focus = Host.focus
+            monkeypatch.setattr(Host, "focus", lambda self, tasks: focus(self, None))
+        case "hooks at the end find dropout on":
+            monkeypatch.setattr("mtpeft.training.routines.evaluating", nullcontext)
+        case "penalties are left out":
+            monkeypatch.setattr(Routines, "penalties", lambda self: iter(()))
+        case "parts see what was given for others":
+            monkeypatch.setattr(Part, "given", lambda self, name: self.pass_state.current.given.get(name))
+        case "a checkpoint finds what was given last":
+            last: dict[str, torch.Tensor] = {}
+            run = Running.run
+            monkeypatch.setattr(
+                Running, "run", lambda self, images, route, given=None: last.update(given) or run(self, images, route)
+            )
+            monkeypatch.setattr(Part, "given", lambda self, name: last.get(name))
+        case "statistics are not counted":
+            count = Ownership.count
+            monkeypatch.setattr(Ownership, "count", lambda self: replace(count(self), buffers=0))
+
+
+@pytest.mark.parametrize("fault", STAGE_FAULTS)
+def test_a_fault_of_the_core_between_stages_is_found(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    method, name, scope = STAGE_FAULTS[fault]
+    (check,) = [c for c in method_checks(method, ["vit"], [scope]) if c.name == name]
+    check()
+    _break_between_stages(monkeypatch, fault)
+    assert check.failure()

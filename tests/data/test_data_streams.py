@@ -8,7 +8,8 @@ from pathlib import Path
 from support.reader_samples import pictures
 
 from mtpeft.config import Overrides, load
-from mtpeft.training.run import Run, setup
+from mtpeft.training.run import Run
+from mtpeft.training.setup import setup
 
 CLASSES = tuple("abcdef")
 DISJOINT, BLURRY = (("a",), ("b",)), (("c", "d"), ("e", "f"))

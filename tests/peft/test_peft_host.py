@@ -14,6 +14,7 @@ from support.doubles import Queried
 from torch import nn
 
 import mtpeft
+from mtpeft import files
 from mtpeft.errors import MtpeftError, NotApplicable, UsageError
 from mtpeft.peft.configured import as_methods
 from mtpeft.peft.host import Host
@@ -403,7 +404,7 @@ def test_a_plugin_that_is_gone_is_named(tmp_path):
     folder = saved(tmp_path)
     description = json.loads((folder / "adapter.json").read_text())
     description["methods"][0] |= {"id": "gone", "package": "mtpeft-gone", "version": "1.2"}
-    (folder / "adapter.json").write_text(json.dumps(description))
+    (folder / "adapter.json").write_text(json.dumps(files.sealed(description)))
     with pytest.raises(
         MtpeftError, match=r'needs the method "gone" of mtpeft-gone 1\.2, which is not installed'
     ) as error:

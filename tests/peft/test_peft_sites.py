@@ -104,12 +104,30 @@ def test_no_match_lists_what_there_is(found):
     assert "attn.q" in error.value.hint and "conv" in error.value.hint
 
 
+@given(st.lists(st.sampled_from(["attn.q", "attn.v", "mlp.fc1", "norm1", "linear", "attn"]), max_size=4), st.data())
+def test_a_misspelt_term_is_an_error_whatever_matches_beside_it(right, data):
+    term = data.draw(st.sampled_from(["attn.zzz", "attn.Q", "mpl.fc1", "blocks.9.attn.q", "no*", "liner", "weight2"]))
+    terms = data.draw(st.permutations([*right, term]))
+    with pytest.raises(UsageError, match="no site") as error:
+        select(find_sites_once(), " ".join(terms))
+    assert term in error.value.message and "There is: " in error.value.hint
+    if term == "mpl.fc1":
+        assert 'did you mean "mlp.fc1"?' in error.value.hint
+
+
+def test_a_term_of_another_family_may_match_nothing_beside_others(found):
+    assert names(select(found["vit"], "attn.kv attn.q")) == names(select(found["vit"], "attn.q"))
+    assert select(found["vit"], "conv grouped-conv | linear") == select(found["vit"], "conv")
+
+
 @pytest.mark.parametrize(("blocks", "expected"), [("0", [0]), ("1-2", [1, 2]), ("0,2", [0, 2]), ("last:2", [1, 2])])
 def test_blocks(found, blocks, expected):
     assert [site.block for site in select(found["vit"], "mlp", blocks)] == expected
 
 
-@pytest.mark.parametrize("blocks", ["7", "a", "1-9", "last:x", "2-1"])
+@pytest.mark.parametrize(
+    "blocks", ["7", "a", "1-9", "last:x", "2-1", "0,2-1", "2-1,0", "0-", "-1", "0,", "last:0", "0-999999999999"]
+)
 def test_blocks_that_are_not_there(found, blocks):
     with pytest.raises(UsageError, match="blocks"):
         select(found["vit"], "mlp", blocks)

@@ -101,7 +101,7 @@ def test_attnscale_scales_the_scores_of_each_head():
     q, k, v = attention.qkv(x).view(2, 5, 3, 2, 16).permute(2, 0, 3, 1, 4)  # heads: 2 of 16
     scores = scale.view(2, 1, 1) * (q @ k.mT) / 16**0.5
     expected = attention.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 5, 32))
-    host.pass_state.task = "a"
+    host.attachments.pass_state.task = "a"
     torch.testing.assert_close(host.backbone.blocks[0].attn(x), expected)
 
 

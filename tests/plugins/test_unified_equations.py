@@ -32,7 +32,7 @@ def attached(name: str, family: str = "vit", **settings) -> Host:
     with torch.no_grad():
         for parameter in host.trainable(["a"]).values():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-    host.pass_state.task = "a"
+    host.attachments.pass_state.task = "a"
     return host
 
 

@@ -220,3 +220,23 @@ def test_schedules_import_no_torch() -> None:
     modules = ", ".join(entry.reference.split(":")[0] for entry in registry("schedules").values())
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_next_stages_tasks_are_evaluated_ahead_when_asked() -> None:
+    stream = list(Sequential(steps=1, evaluate_before=True).events(TASKS, 0))
+    assert [(e.stage, e.tasks, e.ahead) for e in stream if isinstance(e, Evaluate) and e.final] == [
+        (0, ("cls",), ("det",)),
+        (1, ("cls", "det"), ("seg",)),
+        (2, ("cls", "det", "seg"), ()),
+    ]
+
+
+def test_all_tasks_seen_are_probed_inside_later_stages_when_asked() -> None:
+    plain = list(Sequential(steps=5, eval_every=2).events(TASKS, 0))
+    asked = list(Sequential(steps=5, eval_every=2, probe_every=2).events(TASKS, 0))
+    probes = [(i, e) for i, e in enumerate(asked) if isinstance(e, Evaluate) and e.probe]
+    assert [(e.stage, e.tasks, e.final) for _, e in probes] == [
+        (stage, seen, False) for stage, seen in ((1, ("cls", "det")), (2, ("cls", "det", "seg"))) for _ in (2, 4)
+    ]
+    assert all(isinstance(asked[i - 1], Update) and (asked[i - 1].step + 1) % 2 == 0 for i, _ in probes)
+    assert [e for e in asked if not (isinstance(e, Evaluate) and e.probe)] == plain

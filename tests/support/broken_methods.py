@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpeft.api import Context, Declarations, LowRankPart, Method, OutputPart, Routine, Site, WeightPart, zeros
+from mtpeft.api import (
+    Context,
+    Declarations,
+    Features,
+    FeaturesInfo,
+    LowRankPart,
+    Method,
+    OutputPart,
+    Passes,
+    Route,
+    Routine,
+    Site,
+    WeightPart,
+    zeros,
+)
+from support.continual_methods import ChosenPrompts, PromptPool, RandomProjection, Ridge
 
 
 class Factors(LowRankPart):
@@ -320,7 +337,8 @@ class Undocumented(Sound):
 Undocumented.__doc__ = "Undocumented(scope: str = 'shared')"  # what dataclass writes where nobody has
 
 
-class Misspelt(Routine):
+@dataclass(eq=False)
+class Misspelt(Routine[Method]):
     def after_bakward(self, context: Context) -> None:
         raise AssertionError
 
@@ -497,17 +515,18 @@ class CountsForNothing(Sound):
     declares = replace(Sound.declares, needs_task_count=True)
 
 
-class SharingOut(Routine):
+@dataclass(eq=False)
+class Shares(Routine[Method]):
     def begin_stage(self, context: Context) -> None:
-        assert 1 / context.stages <= 1
+        self.share = 1 / context.stages
 
 
 @dataclass
 class SharesOutStages(Sound):
     """Asks how many stages there will be, and does not say that it must know."""
 
-    def routine(self) -> SharingOut:
-        return SharingOut(self)
+    def routine(self) -> Shares:
+        return Shares(self)
 
 
 @dataclass
@@ -520,14 +539,14 @@ class TwoPasses(Sound):
 
 
 @dataclass(eq=False)
-class Shrinking(Routine):
+class Shrinking(Routine[Method]):
     steps: int = 0
 
+    @torch.no_grad()
     def after_step(self, context: Context) -> None:
         self.steps += 1
-        with torch.no_grad():
-            for parameter in context.host.shared_parameters().values():
-                parameter.mul_(1 - 0.01 * self.steps)
+        for parameter in context.host.shared_parameters().values():
+            parameter.mul_(1 - 0.01 * self.steps)
 
 
 @dataclass
@@ -538,7 +557,28 @@ class ForgetsItsSteps(Sound):
         return Shrinking(self)
 
 
-class Raising(Routine):
+@dataclass(eq=False)
+class ShrinkingLater(Shrinking):
+    """Counts stages, and shrinks from the second on."""
+
+    def after_step(self, context: Context) -> None:
+        if self.steps:
+            super().after_step(context)
+
+    def end_stage(self, context: Context) -> None:
+        self.steps += 1
+
+
+@dataclass
+class ForgetsItsStage(Sound):
+    """What it knows of the stage before is not there after a restart."""
+
+    def routine(self) -> ShrinkingLater:
+        return ShrinkingLater(self)
+
+
+@dataclass(eq=False)
+class Raising(Routine[Method]):
     def after_step(self, context: Context) -> None:
         raise ValueError("steps are\nnot for me")
 
@@ -549,6 +589,190 @@ class RaisesInAHook(Sound):
 
     def routine(self) -> Raising:
         return Raising(self)
+
+
+@dataclass(eq=False)
+class ModeChanging(Routine[Method]):
+    def begin_update(self, context: Context) -> bool:
+        context.host.eval()
+        return False
+
+
+@dataclass
+class ChangesTheMode(Sound):
+    """From its first hook on, dropout is off."""
+
+    def routine(self) -> ModeChanging:
+        return ModeChanging(self)
+
+
+@dataclass(eq=False)
+class Freezing(Routine[Method]):
+    """Freezes what was trained, as most isolating methods do."""
+
+    def end_stage(self, context: Context) -> None:
+        context.host.freeze("shared")
+
+
+@dataclass
+class Freezes(Sound):
+    """Breaks nothing: what the first stage trained stays."""
+
+    def routine(self) -> Freezing:
+        return Freezing(self)
+
+
+@dataclass(eq=False)
+class Thawing(Freezing):
+    @torch.no_grad()
+    def after_step(self, context: Context) -> None:
+        for placed in context.host.parts_of(self.method, context.tasks):
+            placed.part.B.add_(0.1)
+
+
+@dataclass
+class MovesTheFrozen(Sound):
+    """Asks the host for its parts, and not the context: the frozen ones are among them."""
+
+    def routine(self) -> Thawing:
+        return Thawing(self)
+
+
+@dataclass(eq=False)
+class Opening(Routine[Method]):
+    def begin_update(self, context: Context) -> bool:
+        context.host.focus(None)
+        return False
+
+
+@dataclass
+class OpensEverything(Sound):
+    """The parts of earlier tasks act, and get gradients that nobody steps or clears."""
+
+    scope: str = "task"
+
+    def owners(self, task: str | None, seen: Sequence[str]) -> tuple[str, ...]:
+        return tuple(seen)
+
+    def routine(self) -> Opening:
+        return Opening(self)
+
+
+@dataclass(eq=False)
+class Teaching(Routine[Method]):
+    def end_stage(self, context: Context) -> None:
+        self.teacher = {n: t.detach().clone() for n, t in context.host.tensors("shared").items()}
+
+
+@dataclass
+class HoldsATeacher(Sound):
+    """A copy of the model that no file holds and nobody counts."""
+
+    def routine(self) -> Teaching:
+        return Teaching(self)
+
+
+@dataclass
+class ActsForOthers(Sound):
+    """Each task owns its parts, and the last one's act for all of them."""
+
+    scope: str = "task"
+
+    def encode(self, host: Passes, images: Tensor, route: Route) -> Features:
+        return host.run(images, Route.single(host.tasks[-1], len(images)))
+
+
+@dataclass
+class AsksInSecret(Sound):
+    """Asks the plain backbone, and declares one pass."""
+
+    def encode(self, host: Passes, images: Tensor, route: Route) -> Features:
+        host.plain(images)
+        return host.run(images, route)
+
+
+@dataclass
+class PassesForEach(Sound):
+    """Declares a pass for each task, and takes one."""
+
+    declares = replace(Sound.declares, passes_per_task=True)
+
+
+@dataclass
+class NobodyPullsTheKeys(PromptPool):
+    """Its keys choose, and nothing trains them."""
+
+    def routine(self) -> None:
+        return None
+
+
+class QueryBeside(ChosenPrompts):
+    """Reads the last query that anyone asked, not that of its pass."""
+
+    def given(self, name: str) -> Tensor | None:
+        query = self.common.__dict__.get("query")
+        return None if query is None else query[self.__dict__["pass_state"].rows]
+
+
+@dataclass
+class KeepsTheQueryBeside(PromptPool):
+    """Hands its query to its parts beside the pass: a checkpoint finds another's."""
+
+    def part(self, site: Site) -> QueryBeside:
+        return QueryBeside(self.chosen)
+
+    def encode(self, host: Any, images: Tensor, route: Route) -> Features:
+        for placed in host.parts_of(self, host.tasks):
+            placed.part.common.__dict__["query"] = host.plain(images).pooled
+        return host.run(images, route)
+
+
+class Loose(Ridge):
+    """Its statistics are attributes."""
+
+    def __init__(self, info: FeaturesInfo, classes: Sequence[str], width: int) -> None:
+        super().__init__(info, classes, width)
+        weight = self._buffers.pop("weight")
+        self.weight = weight
+
+    def extend(self, classes: Sequence[str], info: FeaturesInfo | None = None) -> None:
+        super().extend(classes, info)
+
+    def solve(self, ridge: float) -> None:
+        self.weight = torch.linalg.solve(self.gram + ridge * torch.eye(len(self.gram)), self.sums.T).T
+
+
+@dataclass
+class LosesItsHead(RandomProjection):
+    """The solution that its head answers by is in no file."""
+
+    def classifier(self, info: FeaturesInfo, classes: Sequence[str]) -> Loose:
+        return Loose(info, classes, self.width)
+
+
+@dataclass
+class OwnedByNobody(Sound):
+    """Its parts belong to an owner that is neither shared nor a task."""
+
+    def owners(self, task: str | None, seen: Sequence[str]) -> tuple[str, ...]:
+        return ("pool",)
+
+
+@dataclass(eq=False)
+class Hoarding(Routine[Method]):
+    def after_step(self, context: Context) -> None:
+        self.memory.budget = 10_000
+        for batch in context.batch:
+            for key in batch.keys:
+                self.memory.add(key)
+
+
+@dataclass
+class Hoards(Sound):
+    """Keeps every sample it meets."""
+
+    def routine(self) -> Hoarding:
+        return Hoarding(self)
 
 
 class OnlyABuffer(OutputPart):

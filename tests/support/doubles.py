@@ -19,6 +19,7 @@ from mtpeft.api import (
     Method,
     NotApplicable,
     OutputPart,
+    Passes,
     PerTask,
     Route,
     Segment,
@@ -231,5 +232,29 @@ class Queried(Method):
         return replace(info, pooled=2 * info.pooled)
 
 
-DOUBLES = (Prefixes, Stretched, Turned, Factored, Masked, Highways, Queried)
+class Steer(OutputPart):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.matrix = zeros(width, width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        query = self.given("query")
+        return y if query is None else y + (query @ self.matrix)[:, None]
+
+
+@dataclass
+class Steered(Method):
+    """What the plain backbone says of an image is given to every layer (hypernetworks, CODA-Prompt)."""
+
+    declares = Declarations(category="addition", inference_passes=2)
+    at: str = "mlp"
+
+    def part(self, site: Site) -> OutputPart:
+        return Steer(site.width)
+
+    def encode(self, host: Passes, images: Tensor, route: Route) -> Features:
+        return host.run(images, route, given={"query": host.plain(images).pooled})
+
+
+DOUBLES = (Prefixes, Stretched, Turned, Factored, Masked, Highways, Queried, Steered)
 """Those that take both scopes; `Accumulated` is about owners and has tests of its own."""

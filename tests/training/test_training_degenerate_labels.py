@@ -15,7 +15,8 @@ from mtpeft.config import Overrides, load
 from mtpeft.data.split_classes import split_classes
 from mtpeft.errors import DataError
 from mtpeft.inspection import choose, survey
-from mtpeft.training.run import Run, setup
+from mtpeft.training.run import Run
+from mtpeft.training.setup import setup
 
 COUNT = 20
 

@@ -132,7 +132,7 @@ def test_a_strict_process_hears_what_a_logger_raises(monkeypatch):
 
 def test_loggers_are_closed_when_a_training_fails(tmp_path):
     logger = Ear()
-    run = config(tmp_path / "run", "tasks.a.spoiled=1", tasks="a=colours")
+    run = config(tmp_path / "run", "tasks.a.spoiled=3", tasks="a=colours")
     with pytest.raises(MtpeftError, match="loss of task"):
         Session.start(run, loggers={"ear": logger}).train()
     assert logger.told[-1] == "closed"
@@ -166,7 +166,7 @@ def test_a_log_that_lost_lines_is_refused_and_left_alone(left, tmp_path):
 
     def interrupted(event):
         after(event)
-        session.wanted = session.loop.at.updates == 2
+        session.signals.wanted = 2 * (session.loop.at.updates == 2)
 
     session.loop.after = interrupted
     with pytest.raises(KeyboardInterrupt):

@@ -170,7 +170,7 @@ def test_a_gradient_that_is_no_number_stops_before_any_weight_moves(tmp_path):
 
 
 def test_early_stop_passes_over_the_rest_of_the_stage(tmp_path, monkeypatch):
-    monkeypatch.setattr("mtpeft.training.loop.evaluate", lambda *given, **more: Score(50.0, 1))
+    monkeypatch.setattr("mtpeft.training.evaluate.evaluate", lambda *given, **more: Score(50.0, 1))
     settings = ["schedule.eval_every=2", "schedule.steps=400", "output.patience=2"]
     session = trained(tmp_path / "run", *settings, schedule="sequential")
     steps = [(entry["stage"], entry["step"]) for entry in log(session) if entry["event"] == "update"]
@@ -191,7 +191,7 @@ def test_the_best_on_validation_is_kept_for_each_task_and_taken_back(tmp_path, m
         kept.append(tensors(run))
         return Score(value, 1)
 
-    monkeypatch.setattr("mtpeft.training.loop.evaluate", told)
+    monkeypatch.setattr("mtpeft.training.evaluate.evaluate", told)
     session.train()
     now = tensors(session.run)
     assert all(torch.equal(now[name], kept[2][name]) for name in now)  # after update 2: mean 75, then 50

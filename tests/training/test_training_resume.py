@@ -140,7 +140,7 @@ def test_what_a_balancer_draws_goes_on_behind_the_boundary_of_a_stage(tmp_path, 
     after = session.loop.after
 
     def pressed(event):
-        session.wanted = session.wanted or (isinstance(event, Evaluate) and event.final)
+        session.signals.wanted = session.signals.wanted or 2 * (isinstance(event, Evaluate) and event.final)
         after(event)
 
     session.loop.after = pressed

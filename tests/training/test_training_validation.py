@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from support import training_toy
 from support.training_toy import config
 
+from mtpeft.files import parse
 from mtpeft.task import Score
 from mtpeft.training.setup import setup
 from mtpeft.training.validation import Best, Validation, improvement
@@ -74,11 +76,10 @@ def test_nothing_defined_at_first_is_no_obstacle(validation):
 def test_its_state_is_restored(validation):
     validation.update(scores(50.0, 0.9))
     validation.update(scores(10.0, 0.9))
-    state = validation.state()
+    kept = json.loads(json.dumps(asdict(validation.best)))
     validation.begin()
     assert validation.best == Best()
-    validation.restore(state)
-    assert validation.best == Best({"a": 50.0, "b": -0.9}, {"a": 50.0, "b": -0.9}, 1)
+    assert parse(Best, kept, "state") == Best({"a": 50.0, "b": -0.9}, {"a": 50.0, "b": -0.9}, 1)
 
 
 values = st.dictionaries(st.sampled_from("abc"), st.floats(-100, 100), max_size=3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,22 +24,27 @@ class Dwa(Balancer):
     temperature: Positive = 2.0
     window: Count = 50
 
-    def begin(self, weights: Mapping[str, float]) -> None:
-        super().begin(weights)
-        self.sums = {task: torch.zeros(4, dtype=torch.float64) for task in weights}  # before last, last, sum, batches
+    def __post_init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}  # by task: mean before last, last mean, sum, batches
+
+    def begin(self, weights: Mapping[str, float], tasks: Sequence[str]) -> None:
+        super().begin(weights, tasks)
+        for task in weights:
+            self.sums.setdefault(task, torch.zeros(4, dtype=torch.float64))
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
-        factors = self.factors()
+        factors = self.factors(losses)
         for task, loss in losses.items():
             self._record(self.sums[task], float(loss.detach()))
         return torch.stack([factors[task] * self.weights[task] * loss for task, loss in losses.items()]).sum()
 
-    def factors(self) -> dict[str, float]:
-        """The factor on each task's loss, T in sum."""
-        table = torch.stack(list(self.sums.values()))  # (T, 4)
+    def factors(self, more: Iterable[str] = ()) -> dict[str, float]:
+        """The factor on each loss of the stage's T tasks, T in sum; ``more`` are tasks that came again."""
+        tasks = tuple(dict.fromkeys((*self.tasks, *more)))
+        table = torch.stack([self.sums[task] for task in tasks])  # (T, 4)
         ready = bool((table[:, 0] > 0).all())
         rho = table[:, 1] / table[:, 0] if ready else torch.ones(len(table))
-        return dict(zip(self.sums, (len(table) * (rho / self.temperature).softmax(0)).tolist(), strict=True))
+        return dict(zip(tasks, (len(table) * (rho / self.temperature).softmax(0)).tolist(), strict=True))
 
     def _record(self, sums: Tensor, loss: float) -> None:
         sums[2] += loss
@@ -52,4 +57,4 @@ class Dwa(Balancer):
         return {task: sums.clone() for task, sums in self.sums.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.sums = {task: state[task].clone() for task in self.sums}
+        self.sums |= {task: sums.clone() for task, sums in state.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +16,19 @@ class Uw(Balancer):
     """``sum w_t l_t / e^{s_t} + s_t / 2`` with a learned log variance s of each task (the form for cross-entropy).
 
     Attributes:
-        initial: s at the beginning of a stage.
+        initial: s of a task when it is first met.
     """
 
     initial: float = 0.0
 
-    def begin(self, weights: Mapping[str, float]) -> None:
-        super().begin(weights)
-        self.log_variances = {task: nn.Parameter(torch.tensor(float(self.initial))) for task in weights}
+    def __post_init__(self) -> None:
+        self.log_variances: dict[str, nn.Parameter] = {}
+
+    def begin(self, weights: Mapping[str, float], tasks: Sequence[str]) -> None:
+        super().begin(weights, tasks)
+        for task in weights:
+            if task not in self.log_variances:
+                self.log_variances[task] = nn.Parameter(torch.tensor(float(self.initial)))
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
         logs = {task: self.log_variances[task].to(loss.device) for task, loss in losses.items()}
@@ -37,5 +42,5 @@ class Uw(Balancer):
         return {task: s.detach().clone() for task, s in self.log_variances.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        for task, s in self.log_variances.items():
-            s.data.copy_(state[task])
+        for task, s in state.items():
+            self.log_variances[task].data.copy_(s)

@@ -8,6 +8,7 @@ compared. The square is the mean over logits, as in the released code, for which
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class DerPp(Er):
     weight: NonNegative = 0.5
     alpha: NonNegative = 0.1
 
-    def routine(self) -> DarkReplay:
+    def routine(self) -> Replay[Any]:
         return DarkReplay(self)
 
 

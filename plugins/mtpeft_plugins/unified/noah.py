@@ -82,9 +82,12 @@ class Elastic(Part):
         self.largest, self.active = size, None
 
     def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                setattr(self, name, zeros(*shape))
+        for name, parameter in list(self._parameters.items()):
+            shape = shapes.get(name)
+            if shape is None or parameter is None:
+                continue
+            if parameter.shape != shape:
+                self._parameters[name] = zeros(*shape)
             if name in self.along:
                 self.largest = shape[self.along[name]]
 

@@ -83,6 +83,9 @@ class Boxed(Dataset):
     def picture(self, item: Annotated) -> Image.Image:
         return files.read_image(item.image)
 
+    def origin(self, index: int) -> str:
+        return files.origin(self.items[index].image)
+
     def shown(self, index: int) -> frozenset[str]:
         return frozenset(found.label for found in self.items[index].objects)
 

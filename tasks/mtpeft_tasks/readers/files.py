@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
@@ -62,12 +64,27 @@ def beginning(path: Path, size: int) -> bytes:
         return b""
 
 
+def origin(path: Path) -> str:
+    """What an image file is known by, wherever links lead to it from."""
+    return os.path.realpath(path)
+
+
 def read_image(path: Path) -> Image.Image:
-    """An upright RGB image.
+    """An upright RGB image. Asked for the same file again, it is not decoded again: several tasks may label it.
 
     Raises:
         DataError: naming the file, where it is missing, truncated or no image.
     """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # the last: a NUL in the path
+        return _read_image(path, ())
+    return _read_image(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _read_image(path: Path, state: tuple[int, ...]) -> Image.Image:
+    """``state`` tells the file from what was there before."""
     image = decode(path)
     try:
         return to_rgb(image)
@@ -277,8 +294,19 @@ def _hold_out(items: Sequence[Item], groups: Mapping[Item, Hashable], fraction: 
 
 
 def stated(*paths: Path) -> str:
-    """The sizes of files in bytes: another form or quality of an image is another image, of the same name or not."""
-    return " ".join(str(path.stat().st_size) for path in paths)
+    """The sha256 of files, by their content: another image of the same name and size is another image."""
+    return " ".join(_content(str(path), *_seen(path.stat())) for path in paths)
+
+
+def _seen(stat: os.stat_result) -> tuple[int, int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+@lru_cache(maxsize=2**20)
+def _content(path: str, *seen: int) -> str:
+    """Read once while nothing about the file changes: a manifest is asked for several times."""
+    with open(path, "rb") as file:  # noqa: PTH123 - a path as text is the key
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(lines: Iterable[str]) -> str:

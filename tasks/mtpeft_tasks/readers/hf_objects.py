@@ -79,6 +79,9 @@ class BoxedRows(Boxed):
     def picture(self, item: Annotated) -> Image.Image:
         return self.source.image(item.name)
 
+    def origin(self, index: int) -> str:
+        return self.source.origin(self.items[index].name)
+
 
 def _fields(library: ModuleType, feature: Any) -> dict[str, Any]:
     """The features of one object's fields: the column is a list of tables, or a table of lists."""

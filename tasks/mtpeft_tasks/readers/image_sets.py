@@ -64,6 +64,9 @@ class Maps(Dataset):
             raise DataError(message, hint="255 is for pixels without a class")
         return torch.from_numpy(self.table[values])
 
+    def origin(self, index: int) -> str:
+        return files.origin(self.items[index].image)
+
     def shown(self, index: int) -> frozenset[str] | None:
         """From the mask itself: there is no other place that says it."""
         if self.gives != "mask":
@@ -71,7 +74,7 @@ class Maps(Dataset):
         return frozenset(self.classes[row] for row in self.values(index).unique().tolist() if row != IGNORED)
 
     def manifest(self) -> dict[str, Any]:
-        """The hash is over the names and sizes of the files: there are too many to read them all."""
+        """The hash is over the names and the content of the files."""
         stated = [f"{item.name}\t{files.stated(item.image, *item.labels)}" for item in self.items]
         return {"count": len(self), "sha256": files.digest(stated), "classes": list(self.classes)}
 

@@ -65,8 +65,12 @@ class Source(ABC):
         """
         return path
 
+    def origin(self, path: str) -> str:
+        """What the image is known by, among those of other sources too."""
+        return path
+
     def state(self, path: str) -> str:
-        """What tells an image from another one of this path, without reading it; empty where nothing does."""
+        """What tells an image from another one of this path; empty where nothing does."""
         return ""
 
 
@@ -82,6 +86,9 @@ class Files(Source):
     def checked(self, path: str) -> str:
         files.image_size(self.root / path)
         return path
+
+    def origin(self, path: str) -> str:
+        return files.origin(self.root / path)
 
     def state(self, path: str) -> str:
         return files.stated(self.root / path)
@@ -126,11 +133,14 @@ class Labelled(Dataset):
         target = {"labels": torch.tensor(labels, dtype=torch.int64)} if self.several else {"label": labels[0]}
         return Sample(self.source.image(entry.path), {**target, "classes": self.classes}, entry.path)
 
+    def origin(self, index: int) -> str:
+        return self.source.origin(self.entries[index].path)
+
     def shown(self, index: int) -> frozenset[str]:
         return frozenset(self.entries[index].labels)
 
     def manifest(self) -> dict[str, Any]:
-        """The hash is over names, labels and sizes of the files."""
+        """The hash is over names, labels and the content of the files."""
         shown = Counter(label for entry in self.entries for label in entry.labels)
         lines = ("\t".join((entry.path, *entry.labels, self.source.state(entry.path))) for entry in self.entries)
         return {

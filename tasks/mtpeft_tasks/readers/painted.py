@@ -50,6 +50,9 @@ class Drawn(Dataset):
             columns[covered.T] = value
         return np.ascontiguousarray(columns.T)
 
+    def origin(self, index: int) -> str:
+        return files.origin(self.items[index].image)
+
     def shown(self, index: int) -> frozenset[str]:
         behind = (BACKGROUND,) if BACKGROUND in self.value else ()
         return frozenset((*(found.label for found in self.items[index].objects if found.label in self.value), *behind))

@@ -76,6 +76,9 @@ class Masked(Dataset):
         target = {"mask": torch.from_numpy(self.table[mask]), "classes": self.classes}
         return Sample(image, target, pair.image.name)
 
+    def origin(self, index: int) -> str:
+        return files.origin(self.pairs[index].image)
+
     def shown(self, index: int) -> frozenset[str]:
         rows = self.table[np.unpackbits(self.present[index]) > 0]
         return frozenset(self.classes[row] for row in rows.tolist() if row != IGNORED)
