@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -284,3 +286,12 @@ def test_lae_has_its_published_size():
         backbone = timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0)
         host = Host(backbone, [("lae", resolve("methods", "lae")(blocks="0-4"))], ["a", "b"])
     assert host.count().parts == 76_800
+
+
+@pytest.mark.parametrize("stop", [4, 5])
+def test_lae_resumes_while_it_waits_and_afterwards(tmp_path, monkeypatch, stop):
+    method = resolve("methods", "lae")
+    monkeypatch.setattr(method, "declares", replace(method.declares, accepts=()))
+    whole = train(tmp_path / "whole", "lae")
+    assert not whole.host.frozen
+    assert same(whole, train(tmp_path / "cut", "lae", stop=stop), kept=True)
