@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -238,3 +240,58 @@ def test_a_removed_task_takes_its_direction_and_gain_along():
     host.remove_task("a")
     part = branches(host, "sd-lora")["shared"]["blocks.0.attn.q"]
     assert list(part.B.gains) == list(part.B.copies) == ["b"]
+
+
+# --- lae
+
+
+def test_lae_answers_with_the_surer_of_two_modules():
+    host = make("lae", beside=None)
+    jolt(host, ("a",))
+    parts = branches(host, "lae")["shared"].values()
+    online = host.head_of("a")(host(images("a"), "a")).softmax(1)
+    answer = host.predict(images("a"), "a")
+    for part in parts:
+        part.follow(0.0)
+    assert all(torch.equal(part.A_offline, part.A) and torch.equal(part.B_offline, part.B) for part in parts)
+    torch.testing.assert_close(host.predict(images("a"), "a").exp(), online)
+    with torch.no_grad():
+        for part in parts:
+            part.B.zero_()  # as it was before: the identity, which the offline module was in the first answer
+    torch.testing.assert_close(answer, host.predict(images("a"), "a"))
+
+
+def test_laes_offline_module_follows_and_the_online_one_waits_for_the_head():
+    host = make("lae", beside=None, freeze=0.5, momentum=0.75)
+    routine, part = host.routines["lae"], next(iter(branches(host, "lae")["shared"].values()))
+    first = stage(host, ("a",), ("a",), steps=4)
+    routine.begin_stage(first)
+    assert not host.frozen and not routine.begin_update(first)
+    routine.end_stage(first)
+    second = stage(host, ("b",), ("a", "b"), steps=4)
+    routine.begin_stage(second)
+    assert host.frozen == {"shared"} and routine.state()
+    waited = []
+    for second.step in range(4):
+        waited.append(routine.begin_update(second))
+    assert waited == [False, False, True, False] and not host.frozen and not routine.state()
+    jolt(host, ("b",))
+    before, routine_part = part.B_offline.clone(), part.B.detach().clone()
+    routine.after_step(second)
+    torch.testing.assert_close(part.B_offline, 0.75 * before + 0.25 * routine_part)
+
+
+def test_lae_has_its_published_size():
+    with torch.device("meta"):
+        backbone = timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0)
+        host = Host(backbone, [("lae", resolve("methods", "lae")(blocks="0-4"))], ["a", "b"])
+    assert host.count().parts == 76_800
+
+
+@pytest.mark.parametrize("stop", [4, 5])
+def test_lae_resumes_while_it_waits_and_afterwards(tmp_path, monkeypatch, stop):
+    method = resolve("methods", "lae")
+    monkeypatch.setattr(method, "declares", replace(method.declares, accepts=()))
+    whole = train(tmp_path / "whole", "lae")
+    assert not whole.host.frozen
+    assert same(whole, train(tmp_path / "cut", "lae", stop=stop), kept=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def train(folder: Path, method: str, *settings: str, stop: int | None = None) ->
         after = session.loop.after
 
         def pressed(event: Any) -> None:
-            session.wanted = session.wanted or session.loop.at.updates == stop
+            session.signals.wanted = session.signals.wanted or SIGINT * (session.loop.at.updates == stop)
             after(event)
 
         session.loop.after = pressed

@@ -135,10 +135,10 @@ class Accumulation(Routine[Lae]):
             placed.part.common.done.fill_(True)
 
     def state(self) -> dict[str, Tensor]:
-        return {"waiting": torch.tensor(self.waiting)}
+        return {"waiting": torch.tensor(True)} if self.waiting else {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.waiting = bool(state.get("waiting", False))
+        self.waiting = "waiting" in state
 
     def _release(self, context: Context) -> None:
         if self.waiting:
