@@ -140,7 +140,8 @@ class HidePrompt(Retrieving):
     def closeness(self, query: Tensor, parts: Sequence[Sequence[Any]]) -> Tensor:
         """The largest log posterior of each task's classes, but for a constant of the image."""
         described: list[DescribedPrefix] = [own[0] for own in parts]
-        covariance = sum(part.scatter for part in described) / sum(part.count for part in described).clamp(min=1)
+        scatter, count = (torch.stack([getattr(p, name) for p in described]).sum(0) for name in ("scatter", "count"))
+        covariance = scatter / count.clamp(min=1)
         covariance.diagonal().add_(_SHRINK * covariance.diagonal().mean() + _JITTER * _SHRINK)
         closeness = query.new_full((len(query), len(described)), -torch.inf)
         for index, part in enumerate(described):
