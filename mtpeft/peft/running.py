@@ -48,7 +48,7 @@ class Running:
     def plain(self, images: Tensor) -> Features:
         """The backbone without any part, in evaluation mode; a pass in progress goes on as it was."""
         with self.pass_state.silent(), evaluating(self.backbone):
-            self.pass_state.enter(Pass(Route.single(None, len(images))))
+            self.pass_state.enter(Pass(Route.single(None, len(images)), TokenLayout()))
             return self.extractor(self.backbone, images)
 
     def run(self, images: Tensor, route: Route, given: Mapping[str, Tensor] | None = None) -> Features:

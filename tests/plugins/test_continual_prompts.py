@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from mtpeft.api import Context, Features, Host, TaskBatch, UsageError, resolve
 from mtpeft.settings import build
-from mtpeft.testing import method_checks, zoo
+from mtpeft.testing import method_checks, routing, zoo
+from mtpeft.testing.case import Case, make_method
 from mtpeft.training.session import Session
 from mtpeft_plugins.continual import hide_prompt, s_prompts
 from mtpeft_plugins.continual.coda_prompt import orthonormalise
@@ -454,3 +455,9 @@ def test_conformance(name):
     scope = resolve("methods", name)().scope
     failures = [check.failure() for check in method_checks(name, ["vit"], [scope], slow=False, settings=SMALL[name])]
     assert [failure for failure in failures if failure] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["l2p", "coda-prompt"])
+def test_a_query_and_the_prompts_it_chooses_compile_into_one_graph(name):
+    routing.compiles(Case(*make_method(name, SMALL[name]), "vit"))
