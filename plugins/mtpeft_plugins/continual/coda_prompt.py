@@ -38,7 +38,7 @@ from mtpeft.api import (
 )
 
 
-class Stage(nn.Module):
+class ComponentsMet(nn.Module):
     """Which components act (``met``) and which of them train (``current``), each ``(M,)``; at first all do."""
 
     met: Tensor
@@ -108,7 +108,7 @@ class CodaPrompt(Method):
         return (SHARED,)
 
     def common(self, sites: Sequence[Site]) -> nn.Module:
-        return Stage(self.components)
+        return ComponentsMet(self.components)
 
     def part(self, site: Site) -> KeyValuePart | None:
         if site.block is None or site.block >= self.prompted_blocks:
