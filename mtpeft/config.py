@@ -19,7 +19,6 @@ from mtpeft.recipe import Draft
 from mtpeft.settings import (
     Bytes,
     Count,
-    Fraction,
     NonNegative,
     Origin,
     Positive,
@@ -67,9 +66,11 @@ class BalanceConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay.
+    """A registered optimizer, with warm-up and cosine decay.
 
     Attributes:
+        name: ``adamw``, ``sgd``, ``timm`` or what a plugin adds.
+        settings: its own; checked when it is built.
         lr: peak learning rate; None for the method's own.
         head_lr: that of heads; None for ``lr``, and without one the method's own or 2e-3, whichever is larger.
         warmup: fraction of a stage's updates.
@@ -78,10 +79,11 @@ class OptimizerConfig:
         checkpointing: recompute activations in the backward pass.
     """
 
+    name: str = "adamw"
+    settings: dict[str, Any] = field(default_factory=dict)
     lr: Positive | None = None
     head_lr: Positive | None = None
     weight_decay: NonNegative = 1e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     warmup: Share = 0.1
     clip_norm: NonNegative = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"

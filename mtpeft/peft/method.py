@@ -121,6 +121,10 @@ class Method(ABC):
         """
         return head(host(images, task))
 
+    def rate_of(self, tensor: str) -> float:
+        """Factor on the method's learning rate for a tensor of its parts, by its name in the part."""
+        return 1.0
+
     def routine(self) -> Stateful | None:
         """What it does during training, a `mtpeft.api.Routine`; None for nothing beyond the gradient."""
         return None

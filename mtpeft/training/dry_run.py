@@ -13,6 +13,7 @@ from mtpeft.data.split_classes import split_classes
 from mtpeft.schedule import Batch, Begin, End, Event, Update
 from mtpeft.training.continue_from import Inheritance
 from mtpeft.training.costs import costs
+from mtpeft.training.loggers import make_loggers
 from mtpeft.training.loop import Loop
 from mtpeft.training.preflight import check_training
 from mtpeft.training.run import Run
@@ -35,6 +36,7 @@ def rehearse(config: Config, source: Path | None = None) -> dict[str, Any]:
     run = setup(inheritance.merge(config), inherited=inheritance.tasks, first_stage=inheritance.stages)
     inheritance.give(run)
     check_training(run)
+    make_loggers(config.loggers)  # what is wrong with one is said here too
     stages = [event for event in run.events() if isinstance(event, Begin)]
     loop = Loop(run)
     seconds = _time_updates(loop)

@@ -5,23 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 from mtpeft.plugins import in_words, notify
 from mtpeft.training.happenings import Happening, Listener, Remark, RunBegan, RunEnded, StageEnded, Updated
+from mtpeft.training.loggers import Logger
 from mtpeft.training.run import Run
-
-
-class Logger(Protocol):
-    """What ``register_loggers`` brings."""
-
-    def open(self, folder: Path) -> None:
-        """Training begins, or goes on, in this run folder."""
-
-    def log(self, event: dict[str, Any]) -> None:
-        """Take one happening as plain values; ``event["event"]`` names its kind."""
-
-    def close(self) -> None: ...
 
 
 class Observers:

@@ -34,10 +34,10 @@ class Logger(ABC):
         """Training ended, in whatever way."""
 
 
-def make_loggers(tables: Mapping[str, Mapping[str, Any]]) -> list[Logger]:
-    """The loggers of a recipe, by id with their settings.
+def make_loggers(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Logger]:
+    """The loggers of a recipe by id.
 
     Raises:
         UsageError: for an unknown logger or setting.
     """
-    return [create("loggers", id, settings, f"loggers.{id}") for id, settings in tables.items()]
+    return {id: create("loggers", id, settings, f"loggers.{id}") for id, settings in tables.items()}

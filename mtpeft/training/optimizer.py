@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtpeft.plugins import create
-
 
 @dataclass
 class Optimizer(ABC):
@@ -27,24 +25,12 @@ class Optimizer(ABC):
 
 
 def build_optimizer(
-    parameters: Mapping[str, nn.Parameter],
-    rates: Mapping[str, float],
-    *,
-    weight_decay: float,
-    betas: tuple[float, float] | None = None,
-    name: str = "adamw",
-    settings: Mapping[str, Any] | None = None,
+    optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float], *, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """A registered optimizer; vectors (biases, norms, gains) do not decay.
+    """One over ``parameters``, of which vectors (biases, norms, gains) do not decay.
 
     Args:
         rates: the peak learning rate of each parameter; its group keeps it as ``peak``.
-        betas: those of the Adam family.
-        name: what it is registered as.
-        settings: its own settings.
-
-    Raises:
-        UsageError: for an unknown optimizer or setting.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(0.0, False): []}  # torch wants a group, even an empty one
     for key, parameter in parameters.items():
@@ -53,8 +39,7 @@ def build_optimizer(
         {"params": members, "lr": peak, "peak": peak, "weight_decay": weight_decay if decays else 0.0}
         for (peak, decays), members in groups.items()
     ]
-    own = dict(settings or {}) | ({"betas": list(betas)} if betas else {})
-    return create("optimizers", name, own, "optimizer").build(tables)
+    return optimizer.build(tables)
 
 
 def rate(step: int, steps: int, warmup: int) -> float:

@@ -27,6 +27,7 @@ from mtpeft.peft.host import Host
 from mtpeft.peft.store import HeadSpec, read_adapter
 from mtpeft.schedule import Begin, End, Evaluate, Event, Schedule, TaskSize
 from mtpeft.task import Dataset, Task
+from mtpeft.training.optimizer import Optimizer
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Run:
     data: OpenedData
     schedule: Schedule
     balancer: Balancer
+    optimizer: Optimizer
     inherited: tuple[str, ...] = ()
     first_stage: int = 0
     matrix: ResultMatrix = field(default_factory=lambda: ResultMatrix({}, []))
@@ -101,7 +103,10 @@ class Run:
     def learning_rate(self, parameter: str) -> float:
         """The peak rate of a parameter of `Host.trainable`: that of its method, or of heads."""
         named, rates = ParameterKey.parse(parameter), self.learning_rates()
-        return rates["methods"][named.method] if named.kind == "part" else rates["heads"]
+        if named.kind != "part":
+            return float(rates["heads"])
+        tensor = named.tensor.split("/", 2)[-1]
+        return rates["methods"][named.method] * self.host.methods[named.method].rate_of(tensor)
 
     def learning_rates(self) -> dict[str, Any]:
         """Peak rates, ``{"methods": {label: rate}, "heads": rate}``: the configuration's, else the methods' own.

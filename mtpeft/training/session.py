@@ -16,8 +16,9 @@ from mtpeft.training import checkpoint
 from mtpeft.training.continue_from import Inheritance
 from mtpeft.training.costs import costs
 from mtpeft.training.happenings import Channel, Listener, Measured, Remark, RunBegan, RunEnded, Saved
-from mtpeft.training.listeners import Logger, Loggers, Observers
+from mtpeft.training.listeners import Loggers, Observers
 from mtpeft.training.log import Log
+from mtpeft.training.loggers import Logger, make_loggers
 from mtpeft.training.loop import Loop
 from mtpeft.training.manifest import Manifest, refuse_other_data
 from mtpeft.training.preflight import check_training
@@ -38,7 +39,8 @@ class Session:
 
     def __init__(self, run: Run, lock: Lock, progress: Listener | None, loggers: Mapping[str, Logger] | None) -> None:
         self.run, self.lock, self.progress = run, lock, progress or Quiet()
-        self.channel = Channel(self.progress, Observers(run), Loggers(loggers or {}, self.progress))
+        made = make_loggers(run.config.loggers) if loggers is None else loggers
+        self.channel = Channel(self.progress, Observers(run), Loggers(made, self.progress))
         self.loop = Loop(run, self.channel, self.after, self.pause)
         self.log: Log | None = None
         self.log_length, self.unused = 0, False
@@ -57,7 +59,7 @@ class Session:
 
         Args:
             progress: what shows it to people; warnings alone by default.
-            loggers: by name; they are told of everything that happens.
+            loggers: by name, instead of the recipe's; they are told of everything that happens.
             source: the folder of a run whose parts and heads to start from.
 
         Raises:

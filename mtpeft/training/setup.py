@@ -78,6 +78,9 @@ def setup(
     tasks, methods = build_tasks(config), build_methods(config)
     schedule = create("schedules", config.schedule.name, config.schedule.settings, "schedule", config.origin)
     balancer = create("balancers", config.balance.name, config.balance.settings, "balance", config.origin)
+    optimizer = create(
+        "optimizers", config.optimizer.name, config.optimizer.settings, "optimizer.settings", config.origin
+    )
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     backbone = backbones.create_backbone(
@@ -100,9 +103,8 @@ def setup(
     seed = config.seed if config.data_seed is None else config.data_seed
     data = OpenedData(tasks, types, config.train_on, config.evaluate_on, seed, config.cache)
     folder = Path(config.output.dir)
-    run = Run(
-        config, folder, device, backbone, parameters, host, tasks, data, schedule, balancer, inherited, first_stage
-    )
+    chosen = (schedule, balancer, optimizer)
+    run = Run(config, folder, device, backbone, parameters, host, tasks, data, *chosen, inherited, first_stage)
     run.matrix = ResultMatrix(task_records(run), schedule.stage_tasks(list(run.trained)))
     if check_data:
         check_labels(run)

@@ -103,7 +103,7 @@ class Stage:
 
     def make_optimizer(self) -> None:
         """For what these tasks, and those that a routine adds, train now; nothing else gets a gradient."""
-        run, settings = self.run, self.run.config.optimizer
+        run = self.run
         tasks = tasks_of(self.at.tasks, self.routines.trains())
         run.host.focus(tasks)
         learned = {str(ParameterKey("balancer", str(i))): p for i, p in enumerate(run.balancer.parameters())}
@@ -112,9 +112,8 @@ class Stage:
         self.at.parameters = max(self.at.parameters, sum(parameter.numel() for parameter in trained.values()))
         self.at.trained |= {ParameterKey.parse(name).holder: self.at.stage for name in self.parameters}
         rates = {name: run.learning_rate(name) for name in self.parameters}
-        self.optimizer = build_optimizer(
-            self.parameters, rates, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        decay = run.config.optimizer.weight_decay
+        self.optimizer = build_optimizer(run.optimizer, self.parameters, rates, weight_decay=decay)
 
     def begin_update(self) -> None:
         """Let routines prepare the update; where one changed what trains, the optimizer follows."""

@@ -12,6 +12,8 @@ import mtpeft
 from mtpeft import plugins
 from mtpeft.api import Head, UsageError, hookimpl
 from mtpeft.backbone import create_backbone
+from mtpeft.hosts import build_head
+from mtpeft.plugins import create
 from mtpeft.training.loggers import make_loggers
 from mtpeft.training.optimizer import build_optimizer
 
@@ -21,7 +23,7 @@ SCORE = {"event": "evaluate", "stage": 0, "step": 5, "task": "det", "split": "va
 
 def test_the_csv_logger_writes_losses_and_metrics_in_long_form(tmp_path) -> None:
     for events in ([UPDATE, SCORE], [{"event": "begin"}, UPDATE | {"step": 5}]):
-        (logger,) = make_loggers({"csv": {"file": "curve.csv"}})
+        logger = make_loggers({"csv": {"file": "curve.csv"}})["csv"]
         logger.open(tmp_path)
         for event in events:
             logger.log(event)
@@ -48,7 +50,8 @@ def test_a_wrong_logger_is_named() -> None:
 def step(name: str, **settings) -> float:
     """A weight of 1 after two steps with gradient 1, rate 0.1 and weight decay 0.5."""
     weight = nn.Parameter(torch.ones(1, 1))
-    optimizer = build_optimizer({"w": weight}, {"w": 0.1}, weight_decay=0.5, name=name, settings=settings)
+    made = create("optimizers", name, settings, "optimizer")
+    optimizer = build_optimizer(made, {"w": weight}, {"w": 0.1}, weight_decay=0.5)
     for _ in range(2):
         weight.grad = torch.ones(1, 1)
         optimizer.step()
@@ -115,4 +118,4 @@ def test_a_plugin_adds_a_head_to_a_task_type() -> None:
     )
     assert host.predict(torch.rand(2, 3, 64, 64), "a").tolist() == [[2.0, 2.0]] * 2
     with pytest.raises(UsageError, match='unknown head "constant"'):
-        mtpeft.head("det", ["x"], head_config=config).build(host.info)
+        build_head(mtpeft.head("det", ["x"], head_config=config), host)

@@ -76,15 +76,15 @@ def test_an_update_says_its_rates_time_and_speed(tmp_path):
 
 def test_an_update_asks_the_device_for_nothing(tmp_path, monkeypatch):
     """Memory is looked at, and a device waited for, between updates only; a GPU would stand still meanwhile."""
-    from mtpeft.training import loop, run_files
+    from mtpeft.training import costs, loop
 
     asked, ear = [], Ear()
-    for module in (loop, run_files):
+    for module in (loop, costs):
         monkeypatch.setattr(module, "peak_memory", lambda device: asked.append(ear.told[-1].event) or 2**21)
     monkeypatch.setattr("torch.cuda.synchronize", lambda *given: asked.append("synchronize"))
     Session.start(config(tmp_path / "run", "schedule.steps=9", "schedule.eval_every=3"), progress=ear).train()
     assert asked.count("update") <= 3 and "synchronize" not in asked  # each evaluation follows an update
-    assert len(asked) == 2 * 4 + 1 + 1  # of two tasks, three times and at the end; the stage's, the run's
+    assert len(asked) == 2 * 4 + 1 + 2  # of two tasks, three times and at the end; the stage's, its costs, the run's
 
 
 def test_a_broken_display_stops_no_training(tmp_path, monkeypatch):
@@ -177,3 +177,18 @@ def test_a_log_that_lost_lines_is_refused_and_left_alone(left, tmp_path):
         Session.resume(run).train()
     assert caught.value.hint
     assert log.stat().st_size == left
+
+
+def test_the_loggers_of_a_recipe_are_told(tmp_path):
+    """The table of the recipe is enough: nothing else calls for them."""
+    session = Session.start(config(tmp_path / "run", "loggers.csv.file=curve.csv"))
+    session.train()
+    lines = (tmp_path / "run" / "curve.csv").read_text().splitlines()
+    assert lines[0] == "event,stage,step,task,split,value"
+    assert {line.split(",")[0] for line in lines[1:]} == {"update", "evaluate"}
+
+
+def test_a_wrong_logger_stops_a_run_before_it_begins(tmp_path):
+    with pytest.raises(MtpeftError, match='there is no logger "cvs"'):
+        Session.start(config(tmp_path / "run", "loggers.cvs.file=curve.csv"))
+    assert not (tmp_path / "run").exists()

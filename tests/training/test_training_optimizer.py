@@ -8,7 +8,10 @@ import torch
 from support.training_toy import config
 from torch import nn
 
+from mtpeft.errors import UsageError
+from mtpeft.plugins import create
 from mtpeft.training.optimizer import build_optimizer, clip, rate, set_rate
+from mtpeft.training.session import Session
 from mtpeft.training.setup import setup
 
 
@@ -29,7 +32,8 @@ def test_only_matrices_decay_and_each_parameter_has_its_own_peak():
         "b": nn.Parameter(torch.ones(2)),
         "h": nn.Parameter(torch.ones(2, 2)),
     }
-    optimizer = build_optimizer(parameters, {"w": 0.1, "b": 0.1, "h": 0.2}, betas=(0.9, 0.999), weight_decay=0.5)
+    rates = {"w": 0.1, "b": 0.1, "h": 0.2}
+    optimizer = build_optimizer(create("optimizers", "adamw", {}, "optimizer"), parameters, rates, weight_decay=0.5)
     set_rate(optimizer, 0.5)
     for parameter in parameters.values():
         parameter.grad = torch.zeros_like(parameter)
@@ -54,7 +58,7 @@ def test_clip_scales_all_gradients_together():
 
 
 def test_an_optimizer_of_nothing_can_step():
-    optimizer = build_optimizer({}, {}, betas=(0.9, 0.999), weight_decay=0.1)
+    optimizer = build_optimizer(create("optimizers", "adamw", {}, "optimizer"), {}, {}, weight_decay=0.1)
     set_rate(optimizer, 1.0)
     optimizer.step()
 
@@ -74,3 +78,38 @@ def test_the_configuration_overrides_learning_rates(tmp_path, settings, part, he
     run = setup(config(tmp_path / "run", *(f"optimizer.{s}" for s in settings)))
     assert run.learning_rate("shared/toy/site/value") == part
     assert run.learning_rate("head:toy/weight") == head
+
+
+def test_a_recipe_chooses_the_optimizer(tmp_path):
+    sgd = ("optimizer.name=sgd", "optimizer.settings.momentum=0.5", "optimizer.weight_decay=0.25")
+    session = Session.start(config(tmp_path / "run", *sgd))
+    session.train()
+    optimizer = session.loop.stage.optimizer
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["momentum"] == 0.5
+    assert {group["weight_decay"] for group in optimizer.param_groups} <= {0.0, 0.25}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "hint"),
+    [
+        (["optimizer.name=sdg"], 'there is no optimizer "sdg"', 'did you mean "sgd"?'),
+        (["optimizer.settings.beta=1"], "there is no setting optimizer.settings.beta", "betas"),
+        (["optimizer.settings.betas=[0.9]"], "it should have more items", "takes [a number from 0 to below 1"),
+    ],
+)
+def test_a_wrong_optimizer_is_named_before_a_folder_is_there(settings, message, hint, tmp_path):
+    with pytest.raises(UsageError) as error:
+        Session.start(config(tmp_path / "run", *settings))
+    assert message in error.value.message
+    assert hint in error.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_method_says_how_fast_each_of_its_tensors_learns(tmp_path):
+    """LoRA+: ``B`` learns 16 times faster than ``A``."""
+    run = setup(config(tmp_path / "run", "methods.lora.b_rate=16", "optimizer.lr=0.001", method="lora@shared"))
+    run.meet("a")
+    rates = {name.rpartition("/")[2]: run.learning_rate(name) for name in run.host.trainable(["a"])}
+    assert rates["A"] == pytest.approx(0.001)
+    assert rates["B"] == pytest.approx(0.016)

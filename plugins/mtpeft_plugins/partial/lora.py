@@ -3,7 +3,8 @@
 ``init`` names other starts (`LowRankUpdate`). Where ``B A`` starts away from zero (PiSSA, OLoRA, orthogonal), the
 part subtracts its own initial product, ``W + s (B A - B_0 A_0)``, where released code edits the frozen weight: the
 backbone is shared, and other tasks' outputs must not move. EVA looks at data before training; all sites get the same
-rank.
+rank. With ``b_rate`` above 1, ``B`` learns so many times faster than ``A``: LoRA+ (ICML 2024, arXiv 2402.12354), which
+takes 16.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Lora(Method):
     dropout: Fraction = 0.0
     init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "kaiming"
     calibration_batches: Count = 16
+    b_rate: Positive = 1.0
 
     @property
     def scale(self) -> float:
@@ -78,6 +80,9 @@ class Lora(Method):
                 f'init = "eva" takes {self.rank} directions of the {site.in_features} inputs of {site.name}',
                 hint=f"give a rank of at most {site.in_features}, or leave such sites out with at",
             )
+
+    def rate_of(self, tensor: str) -> float:
+        return self.b_rate if tensor == "B" else 1.0
 
     def common(self, sites: Sequence[Site]) -> nn.Module | None:
         return Calibrated() if self.init == "eva" else None
