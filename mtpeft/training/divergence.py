@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from math import isfinite
 
 import torch
@@ -17,20 +17,21 @@ _HINT = (
 )
 
 
-def check_losses(losses: Mapping[str, Tensor], at: Position) -> dict[str, float]:
-    """The losses as numbers.
+def check_losses(losses: Sequence[tuple[str, Tensor]], at: Position) -> list[float]:
+    """The losses of an update's batches as numbers, by task, before a routine or the optimizer acts on what they gave.
+
+    They leave the device together: it is waited for once in an update, whatever the number of batches.
 
     Raises:
-        Diverged: naming the task and the update, where one is not finite.
+        Diverged: naming the task and the update, where one is NaN or infinite.
     """
-    values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-    found = dict(zip(losses, values, strict=True))
-    for name, value in found.items():
+    values: list[float] = torch.stack([loss.detach().float() for _, loss in losses]).tolist()
+    for (task, _), value in zip(losses, values, strict=True):
         if not isfinite(value):
             raise Diverged(
-                f'the loss of task "{name}" is {value} at update {at.step} of stage {at.stage + 1}', hint=_HINT
+                f'the loss of task "{task}" is {value} at update {at.step} of stage {at.stage + 1}', hint=_HINT
             )
-    return found
+    return values
 
 
 def check_gradients(norm: float, at: Position) -> None:

@@ -122,20 +122,19 @@ class Loop:
 
     def batch(self, event: Batch) -> None:
         """Forward and backward; each task's loss counts as its part of the whole update."""
-        if not self.stage.losses:
+        if not self.stage.given:
             self.update_watch = Stopwatch(self.at.images)
             self.stage.begin_update()
         loaded = self.stage.next_batch(event)
         self.stage.keep_apart()
         with self.run.autocast():
             losses = self.stage.task_losses(loaded)
-        values = check_losses(losses, self.at)
         part, whole = portion(event, event.quota), portion(event, event.whole or event.quota)
         shares = self.stage.shares
         total = part * self.run.balancer.combine({n: loss * (shares[n] / part) for n, loss in losses.items()})
         penalties = [whole * penalty for penalty in self.stage.routines.penalties()]
         self.stage.backward(total, penalties)
-        self.stage.add(loaded, values)
+        self.stage.add(loaded, losses)
 
     def update(self, event: Update) -> None:
         """One optimizer step, and no gradient left behind; none where nothing trains."""
@@ -143,6 +142,7 @@ class Loop:
         if stage.idle:
             self.at.step = event.step + 1
             return
+        stage.read(check_losses(stage.given, self.at))
         stage.aggregate()
         stage.routines.after_backward()
         norm = clip(stage.parameters, settings.clip_norm)

@@ -61,6 +61,8 @@ class Stage:
         self.tasks_of = together(run.tasks, at.tasks) | earlier
         self.sources: dict[str, ImageSource] = {}
         run.balancer.begin({name: run.tasks[name].loss_weight for name in at.seen}, at.tasks)
+        self.given: list[tuple[str, Tensor]] = []
+        self.parts: list[float] = []
         self.losses: dict[str, float] = {}
         self.shared: dict[str, SharedImages] = {}
         self.labelled: dict[str, int] = {}
@@ -132,7 +134,7 @@ class Stage:
             self.at.images += len(images)
         moved = {name: to_device(one, self.run.device) for name, one in loaded.items()}
         batch = LabelledImages.of(moved, keys, self.sources)
-        if not self.losses:
+        if not self.given:
             self.labelled = self._labelled(self.per_source(event.whole or event.quota))
         self.shares = {
             task: len(rows) / self.labelled[task] if task in self.labelled else event.share(task)
@@ -164,6 +166,11 @@ class Stage:
         if wanted and self.gradients is None:
             self.gradients = self.apart.enter_context(self.run.host.task_gradients())
 
+    def read(self, values: Sequence[float]) -> None:
+        """Take the losses of the update's batches, now that they are numbers."""
+        for (name, _), value, part in zip(self.given, values, self.parts, strict=True):
+            self.losses[name] = self.losses.get(name, 0.0) + value * part
+
     def aggregate(self) -> None:
         """Let the balancer say what the gradient of the shared parts is; what penalties gave them is added."""
         if self.gradients is None:
@@ -186,10 +193,10 @@ class Stage:
             with self.gradients.set_aside():
                 penalty.backward()
 
-    def add(self, batch: LabelledImages, losses: Mapping[str, float]) -> None:
-        """Keep what a batch gave, as its part of the update."""
-        for name, value in losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value * self.shares[name]
+    def add(self, batch: LabelledImages, losses: Mapping[str, Tensor]) -> None:
+        """Keep what a batch gave, and what part of the update it is of each task."""
+        self.given += [(name, loss.detach()) for name, loss in losses.items()]
+        self.parts += [self.shares[name] for name in losses]
         if self.run.balancer.needs_losses_again:
             self.taken.append((batch, self.shares))
 
@@ -215,7 +222,8 @@ class Stage:
 
     def finish_update(self) -> dict[str, float]:
         """The losses of the update that was made."""
-        losses, self.losses, self.taken = self.losses, {}, []
+        losses, self.losses = self.losses, {}
+        self.given, self.parts, self.taken = [], [], []
         self.context.step, self.context.batch = self.at.step + 1, ()
         return losses
 

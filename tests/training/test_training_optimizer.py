@@ -113,3 +113,13 @@ def test_a_method_says_how_fast_each_of_its_tensors_learns(tmp_path):
     rates = {name.rpartition("/")[2]: run.learning_rate(name) for name in run.host.trainable(["a"])}
     assert rates["A"] == pytest.approx(0.001)
     assert rates["B"] == pytest.approx(0.016)
+
+
+def test_the_losses_of_an_update_leave_the_device_together(tmp_path, monkeypatch):
+    """However many batches an update has, it waits for the device once to know that they are finite."""
+    from mtpeft.training import loop
+
+    met = []
+    monkeypatch.setattr(loop, "check_losses", lambda given, at: met.append(len(given)) or [float(v) for _, v in given])
+    Session.start(config(tmp_path / "run", "schedule.accumulate=2", "schedule.steps=3")).train()
+    assert met[-3:] == [4, 4, 4]  # of two tasks, in two batches each
