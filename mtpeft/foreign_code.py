@@ -27,7 +27,8 @@ class State:
     Attributes:
         read: its value, to be compared with ``==``; `UNKNOWN` where it has none.
         write: sets it to a value that `read` gave.
-        fresh: its value when its library has just been imported.
+        fresh: its value when its library has just been imported; `UNKNOWN` where that differs by process (torch seeds
+            itself anew in each).
     """
 
     name: str
@@ -146,10 +147,6 @@ def _torch_random() -> Any:
     return torch.get_rng_state().numpy().tobytes() if (torch := sys.modules.get("torch")) else UNKNOWN
 
 
-def _fresh_torch_random() -> bytes:
-    return sys.modules["torch"].Generator().get_state().numpy().tobytes()
-
-
 def _set_torch_random(state: bytes) -> None:
     torch = sys.modules["torch"]
     torch.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
@@ -217,7 +214,7 @@ NUMBERS = (
         "matmul precision", "get_float32_matmul_precision", "set_float32_matmul_precision", lambda torch: "highest"
     ),
     _in_torch("number of threads", "get_num_threads", "set_num_threads", lambda torch: UNKNOWN),
-    State("torch's random state", _torch_random, _set_torch_random, _fresh_torch_random),
+    State("torch's random state", _torch_random, _set_torch_random),
     State("NumPy's random state", _numpy_random, _set_numpy_random),
 )
 """What results depend on."""

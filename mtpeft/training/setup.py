@@ -113,10 +113,14 @@ def setup(
 
 
 def limit_memory(host: Host, budget: int | None) -> None:
-    """Let all routines keep samples within one budget of bytes; an image counts as its pixels."""
-    memories = [routine.memory for routine in host.routines.values()]
+    """Let all routines keep samples within one budget of bytes, and none more than its own; an image counts its pixels.
+
+    Without a budget, each has its own alone.
+    """
+    memories = [routine.memory for routine in host.routines.values()] if budget is not None else []
     for memory in memories:
-        memory.budget, memory.beside = budget, tuple(other for other in memories if other is not memory)
+        memory.budget = budget if memory.budget is None or budget is None else min(budget, memory.budget)
+        memory.beside = tuple(other for other in memories if other is not memory)
 
 
 @contextmanager

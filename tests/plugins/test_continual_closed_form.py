@@ -23,7 +23,7 @@ from mtpeft.errors import MtpeftError, NotApplicable
 from mtpeft.schedule import Batch, End
 from mtpeft.training.session import Session
 from mtpeft_plugins.continual.aper import Aper
-from mtpeft_plugins.continual.ease import Ease, Subspaces, completed
+from mtpeft_plugins.continual.ease import Ease, SubspacePrototypes, completed
 from mtpeft_plugins.continual.fecam import Fecam, Mahalanobis, correlations, shrunk
 from mtpeft_plugins.continual.ncm import Ncm
 from mtpeft_plugins.continual.ranpac import Ranpac
@@ -194,7 +194,7 @@ def test_ease_completes_prototypes_by_hand():
 
 
 def test_ease_weighs_other_subspaces_less():
-    head = Subspaces(FeaturesInfo(2, (), (), 0, (8, 8)), ("old", "new"), 0.1, 1.0)
+    head = SubspacePrototypes(FeaturesInfo(2, (), (), 0, (8, 8)), ("old", "new"), 0.1, 1.0)
     head.weight, head.own, head.met = torch.randn(2, 2, 2), torch.tensor([0, 1]), torch.ones(2, dtype=torch.bool)
     x = torch.randn(4, 2, 2)
     cosines = F.cosine_similarity(x[:, None], head.weight, dim=-1)  # (B, K, T)
@@ -203,7 +203,7 @@ def test_ease_weighs_other_subspaces_less():
 
 
 def test_only_new_classes_compete_in_training():
-    head = Subspaces(FeaturesInfo(2, (), (), 0, (8, 8)), ("old",), 0.1, 1.0)
+    head = SubspacePrototypes(FeaturesInfo(2, (), (), 0, (8, 8)), ("old",), 0.1, 1.0)
     head.proxy = None
     head.extend(("new", "newer"))
     probabilities = head.proxy(torch.randn(5, 2), 3).softmax(1)

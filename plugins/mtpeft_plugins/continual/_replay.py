@@ -48,11 +48,11 @@ class Rehearsal(Routine[M]):
     priorities: dict[Key, float] = field(default_factory=dict)
     turn: int = 0
 
-    def begin_stage(self, context: Context) -> None:
-        self._measure(context)
+    def __post_init__(self) -> None:
+        if self.method.megabytes is not None:
+            self.memory.budget = int(1e6 * self.method.megabytes)
 
     def trains(self, context: Context) -> Sequence[str]:
-        self._measure(context)
         return tuple(dict.fromkeys(task for task, _ in self.memory if task not in context.tasks))
 
     def begin_update(self, context: Context) -> bool:
@@ -123,14 +123,6 @@ class Rehearsal(Routine[M]):
         if key not in self.priorities:
             self.priorities[key] = float(self.memory.extra(key)["priority"])
         return self.priorities[key]
-
-    def _measure(self, context: Context) -> None:
-        """Bytes are counted as published: three channels of the backbone's image, a byte each."""
-        height, width = context.host.image_size
-        names = (name for name, routine in context.host.routines.items() if routine is self)
-        self.memory.sample_bytes, self.memory.owner = 3 * height * width, next(names, self.memory.owner)
-        if self.method.megabytes is not None:
-            self.memory.budget = int(1e6 * self.method.megabytes)
 
     def _random(self, context: Context, what: str) -> Random:
         return Random(f"replay {context.seed} {context.stage} {context.step} {what}")

@@ -60,7 +60,7 @@ def completed(means: Tensor, spaces: Tensor) -> tuple[Tensor, Tensor]:
     return filled, own
 
 
-class Subspaces(SolvedHead):
+class SubspacePrototypes(SolvedHead):
     """``weight (K, T, C)``: prototypes; ``own (K,)``: the subspace of each class's task."""
 
     by_class = (*SolvedHead.by_class, "own")
@@ -110,8 +110,8 @@ class Ease(SolvedMethod):
         refuse_reshaped(site)
         return ParallelBottleneck(site.width, self.hidden, self.adapter_scale, self.dropout, norm=False)
 
-    def classifier(self, info: FeaturesInfo, classes: Sequence[str]) -> Subspaces:
-        return Subspaces(info, classes, self.alpha, self.scale)
+    def classifier(self, info: FeaturesInfo, classes: Sequence[str]) -> SubspacePrototypes:
+        return SubspacePrototypes(info, classes, self.alpha, self.scale)
 
     def pooled(self, host: Passes, images: Tensor, task: str | None, head: Any) -> Tensor:
         """``(B, T, C)``: of the task, or of all that share the head, in the order they were met."""
