@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,6 +47,8 @@ class Outcome:
 
 
 Table = dict[tuple[str, str], Outcome]
+SMALLER: dict[str, dict[str, Any]] = {"ranpac": {"projection": 64}}
+"""Settings of methods that take minutes at their published size, and sit where they would at that."""
 
 
 def outcome(method: str, family: str) -> Outcome:
@@ -54,7 +57,7 @@ def outcome(method: str, family: str) -> Outcome:
     Raises:
         ArithmeticError: if the loss of a training step is not finite.
     """
-    name, made = make_method(method, {})
+    name, made = make_method(method, SMALLER.get(method, {}))
     case = Case(name, made, family)
     error = refused(case)
     if error is not None:
@@ -130,7 +133,8 @@ def main() -> None:
     torch.set_num_threads(1)
     methods = sys.argv[1:] or sorted(registry("methods"))
     TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_text(render(update(methods)))
+    for method in methods:  # what is done stays done
+        TABLE.write_text(render(update([method])))
 
 
 if __name__ == "__main__":

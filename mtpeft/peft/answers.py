@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from mtpeft.backbone.features import Features
 from mtpeft.peft.assembly import overrides_answer, overrides_encode
-
-if TYPE_CHECKING:
-    from mtpeft.peft.host import Host
+from mtpeft.peft.heads import Heads
+from mtpeft.peft.method import Method, Passes
+from mtpeft.peft.running import Running
 
 Rows = Mapping[str, Sequence[int]]
 """The rows of a batch of images that each task is asked for, at least one."""
+
+
+class Answering(Passes, Protocol):
+    """The host, as this room sees it."""
+
+    methods: dict[str, Method]
+    heads: Heads
+    running: Running
 
 
 @dataclass
@@ -32,7 +40,7 @@ def rows_of(tasks: Sequence[str] | Rows, size: int) -> Rows:
     return tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks, range(size))
 
 
-def features_of(host: Host, images: Tensor, rows: Rows) -> dict[str, Features]:
+def features_of(host: Answering, images: Tensor, rows: Rows) -> dict[str, Features]:
     """Each task's features of its rows: what several tasks share of an image runs once."""
     index = [row for own in rows.values() for row in own]
     forks = host.running.gradients is None and not any(map(overrides_encode, host.methods.values()))
@@ -45,13 +53,13 @@ def features_of(host: Host, images: Tensor, rows: Rows) -> dict[str, Features]:
     return {task: features[starts[task] : starts[task] + len(own)] for task, own in rows.items()}
 
 
-def answers_of(host: Host, images: Tensor, rows: Rows) -> dict[str, Answer]:
+def answers_of(host: Answering, images: Tensor, rows: Rows) -> dict[str, Answer]:
     """Each task's features and outputs, the host being told the task of each."""
     features = features_of(host, images, rows)
     return {task: Answer(own, host.head_of(task)(own)) for task, own in features.items()}
 
 
-def predictions_of(host: Host, images: Tensor, rows: Rows) -> dict[str, Any]:
+def predictions_of(host: Answering, images: Tensor, rows: Rows) -> dict[str, Any]:
     """Each task's outputs as testing asks for them.
 
     In evaluation a method may combine several passes or logits (`Method.answer`), and tasks of a group are told

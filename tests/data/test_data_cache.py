@@ -142,16 +142,27 @@ def trained(root: Path, data: Path, *settings: str, out: str = "run") -> dict[st
     return {name: value.detach().clone() for name, value in session.run.host.trainable(["pets"]).items()}
 
 
-def test_training_is_the_same_from_the_cache(tmp_path: Path) -> None:
+def test_training_is_the_same_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, cache = photographs(tmp_path), f"cache={tmp_path / 'cache'}"
     plain = trained(tmp_path, data, out="plain")
     first = trained(tmp_path, data, cache, out="first")
-    for file in data.rglob("*.png"):
-        whole = file.read_bytes()
-        file.write_bytes(whole[:60] + bytes(len(whole) - 60))  # nobody looks at the pixels again
-    again = trained(tmp_path, data, cache, "workers=2", "tasks.pets.missing_classes=allow", out="again")
-    assert first.keys() == plain.keys() == again.keys()
-    assert all(torch.equal(first[key], plain[key]) and torch.equal(again[key], plain[key]) for key in plain)
+    apart = trained(tmp_path, data, cache, "workers=2", out="apart")
+    monkeypatch.setattr("mtpeft_tasks.readers.files.decode", lambda path: pytest.fail(f"{path} is decoded again"))
+    again = trained(tmp_path, data, cache, out="again")
+    assert first.keys() == plain.keys() == again.keys() == apart.keys()
+    assert all(torch.equal(found[key], plain[key]) for key in plain for found in (first, again, apart))
+
+
+def test_changed_pixels_have_another_cache(tmp_path: Path) -> None:
+    data, cache = photographs(tmp_path), f"cache={tmp_path / 'cache'}"
+    trained(tmp_path, data, cache, out="first")
+    before = set((tmp_path / "cache").rglob("*"))
+    image = next(data.rglob("*.png"))
+    with Image.open(image) as picture:
+        size = picture.size
+    Image.new("RGB", size, (9, 9, 9)).save(image)
+    trained(tmp_path, data, cache, out="again")
+    assert set((tmp_path / "cache").rglob("*")) > before
 
 
 def test_other_data_or_another_reading_has_another_folder(tmp_path: Path) -> None:
