@@ -167,7 +167,7 @@ def test_arguments_of_the_other_commands(stand_in) -> None:
         "predict runs/a --task seg a.png b.png --out o": (
             (run,), {"images": [Path("a.png"), Path("b.png")], "task": "seg", "out": Path("o"), "json": False},
         ),
-        "report runs/a runs/b --json": (([run, Path("runs/b")],), {"json": True}),
+        "report runs/a runs/b --json": (([run, Path("runs/b")],), {"baselines": (), "json": True}),
         "export runs/a --task seg --out f.safetensors": (
             (run,), {"to": "timm", "out": Path("f.safetensors"), "task": "seg", "json": False},
         ),

@@ -140,15 +140,20 @@ def _from_timm(
     return made
 
 
+def is_elsewhere(name: str) -> bool:
+    """Whether a backbone's name says where its files are: in a folder, or at a hub."""
+    return ":" in name or "/" in name
+
+
 def _check_name(name: str, weights: str | Path | None) -> None:
     """
     Raises:
         UsageError: for a name that neither a plugin nor timm has, and a hub's name beside a file of weights.
     """
     known = [*registry("backbones"), *timm.list_models()]
-    if name.split(".")[0] not in known and "/" not in name and ":" not in name:
+    if name.split(".")[0] not in known and not is_elsewhere(name):
         raise UsageError(f'there is no backbone "{name}"', hint=_closest(name, known))
-    if weights is not None and (":" in name or "/" in name):
+    if weights is not None and is_elsewhere(name):
         raise UsageError(
             f'"{name}" says where its weights are, and so does weights = "{weights}"',
             hint="beside a file of weights, name an architecture of timm",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from mtpeft.backbone import is_elsewhere
 from mtpeft.config import Config
 from mtpeft.config import load as load_config
 from mtpeft.errors import MtpeftError, UsageError
@@ -86,6 +87,6 @@ def named_outside(config: Config) -> dict[str, str]:
     """
     data = {f"tasks.{name}.data": str(task.settings.get("data") or "") for name, task in config.tasks.items()}
     named = {**data, "weights": config.weights or "", "cache": config.cache or ""}
-    if config.weights is None and ":" in config.backbone:  # a folder, or a model of the hub
+    if config.weights is None and is_elsewhere(config.backbone):
         named["backbone"] = config.backbone
     return {setting: value for setting, value in named.items() if value and value != RANDOM_WEIGHTS}

@@ -40,10 +40,11 @@ CONFIGURED: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def everyday() -> Iterator[tuple[str, str, str]]:
-    """``(method, family, scope)``; scopes take turns."""
+    """``(method, family, scope)``; scopes take turns, and a method that is no ground takes the other one elsewhere."""
     for index, name in enumerate(sorted(registry("methods"))):
         scopes = get_args(get_type_hints(resolve("methods", name))["scope"])
-        yield from ((name, "vit", scope) for scope in scopes)
+        turns = scopes if name in GROUND else (scopes[(index + 1) % len(scopes)],)
+        yield from ((name, "vit", scope) for scope in turns)
         rotated = PROMISED[1:] if name in GROUND else (OTHERS[index % len(OTHERS)],)
         yield from ((name, family, scopes[(index + turn) % len(scopes)]) for turn, family in enumerate(rotated))
 

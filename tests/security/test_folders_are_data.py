@@ -22,8 +22,9 @@ import mtpeft
 from mtpeft.cli import main
 from mtpeft.config import load as load_config
 from mtpeft.errors import MtpeftError
-from mtpeft.files import file_sha256
+from mtpeft.files import file_sha256, read_toml, sealed, write_json
 from mtpeft.plugins import registry, resolve
+from mtpeft.training.manifest import settings_hash
 from mtpeft.training.run_files import named_outside
 from mtpeft.training.setup import open_run
 
@@ -144,7 +145,7 @@ def rewritten(adapter: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     path = adapter / "adapter.json"
     description = json.loads(path.read_text())
     change(description)
-    path.write_text(json.dumps(description))
+    write_json(path, sealed(description))
     return adapter
 
 
@@ -205,6 +206,9 @@ def test_sizes_are_refused_before_anything_is_allocated(size: str, own: Path) ->
 def test_a_run_asks_for_no_more_than_its_files_hold(settings: str, own: Path) -> None:
     config = own / "config.toml"
     config.write_text(config.read_text().replace('{ name = "lora" }', f'{{ name = "lora", {settings} }}'))
+    manifest = json.loads((own / "manifest.json").read_text())
+    manifest["config"] = settings_hash(read_toml(config))  # whoever wrote the folder seals it too
+    write_json(own / "manifest.json", sealed(manifest))
     start = time.process_time()
     with pytest.raises(MtpeftError, match="asks for"):
         open_run(own)

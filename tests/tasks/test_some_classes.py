@@ -16,7 +16,7 @@ from mtpeft.config import Config, Overrides, load
 from mtpeft.data.split_classes import split_classes
 from mtpeft.errors import DataError, UsageError
 from mtpeft.task import Dataset, Task
-from mtpeft.training.run import build_tasks
+from mtpeft.training.setup import build_tasks
 from mtpeft_tasks.detection.anchors import overlooked
 from mtpeft_tasks.detection.task import Detection
 from mtpeft_tasks.segmentation.task import Segmentation

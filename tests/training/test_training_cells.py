@@ -13,12 +13,15 @@ from torch import Tensor
 
 from mtpeft.api import Context, Routine
 from mtpeft.evaluation import ResultMatrix, summarize
+from mtpeft.files import parse
 from mtpeft.reports import render
 from mtpeft.schedule import End, Update
 from mtpeft.training.position import Position, Spent
 from mtpeft.training.session import Session
 
 TASKS = "a=colours,b=colours,c=colours"
+IMAGE = 3 * 32 * 32
+"""Bytes that a kept sample counts."""
 CHOICES = {"tasks": TASKS, "schedule": "sequential", "method": "toy@shared"}
 
 
@@ -70,8 +73,8 @@ def test_every_stage_says_what_it_cost(tmp_path, keeping):
     assert [stage.updates for stage in costs.stages] == [3, 3, 3]
     assert [stage.images for stage in costs.stages] == [18, 18, 18]
     assert [stage.statistics_bytes for stage in costs.stages] == [20, 40, 60]
-    assert [stage.memory_bytes for stage in costs.stages] == [12 * stage for stage in (1, 2, 3)]
-    assert costs.memory_bytes == 36 and costs.statistics_bytes == 60
+    assert [stage.memory_bytes for stage in costs.stages] == [(12 + IMAGE) * stage for stage in (1, 2, 3)]
+    assert costs.memory_bytes == 3 * (12 + IMAGE) and costs.statistics_bytes == 60
     assert all(stage.seconds > 0.15 for stage in costs.stages)  # three hooks of 0.05 s
     assert all(stage.images_per_second > stage.images / stage.seconds for stage in costs.stages)
     assert sum(stage.seconds for stage in costs.stages) == pytest.approx(costs.seconds)
@@ -101,7 +104,7 @@ def test_costs_of_stages_survive_resume(tmp_path, keeping, moment):
 
 def test_a_position_survives_json():
     at = Position(stage=2, tasks=("a",), seen=("a",), updates=7, before=Spent(3, 4, 5.0, 6.0, 7.0))
-    assert Position.from_json(json.loads(json.dumps(asdict(at)))) == at
+    assert parse(Position, json.loads(json.dumps(asdict(at))), "position.json") == at
     assert at.spent().updates == 4
 
 

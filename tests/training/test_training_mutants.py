@@ -92,7 +92,7 @@ PROPERTIES: dict[Callable[[Path], None], Mutant] = {
     one_state_is_kept: Mutant(checkpoint, "save_state", "other.is_dir() and other.name != name", "False"),
     a_bias_that_timm_does_not_save_is_refused: Mutant(merging, "_check_bias", "if not model.saves(*key)", "if False"),
     a_group_is_evaluated_without_its_task: Mutant(
-        Host, "_evaluated", "None if self.heads.in_group(task) else task", "task"
+        host_module, "predictions_of", "None if task in untold else task", "task"
     ),
 }
 

@@ -149,7 +149,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, after):
 
     def pressed(event):
         update(event)
-        session.wanted = next(count) == 0
+        session.signals.wanted = 2 * (next(count) == 0)
 
     session.loop.update = pressed
     with pytest.raises(KeyboardInterrupt):

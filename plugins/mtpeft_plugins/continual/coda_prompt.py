@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,7 @@ class CodaPrompt(Method):
         paper="CODA-Prompt, CVPR 2023, arXiv 2211.13218",
     )
 
+    scope: Literal["shared"] = "shared"
     at: str = "attn"
     components: Count = 100
     tokens: Count = 8

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class Dualprompt(Retrieving):
         paper="DualPrompt, ECCV 2022, arXiv 2204.04799",
     )
 
+    scope: Literal["shared"] = "shared"
     at: str = "attn"
     general: Count = 5
     general_blocks: Count = 2

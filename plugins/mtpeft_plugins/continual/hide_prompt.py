@@ -120,7 +120,7 @@ class HidePrompt(Retrieving):
         paper="Hierarchical Decomposition of Prompt-Based Continual Learning, NeurIPS 2023, arXiv 2310.07234",
     )
 
-    scope: Literal["shared", "task"] = "task"
+    scope: Literal["task"] = "task"
     at: str = "attn"
     tokens: Count = 5
     prompted_blocks: Count = 5

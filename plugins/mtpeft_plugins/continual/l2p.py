@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,7 @@ class L2p(Method):
         paper="Learning to Prompt for Continual Learning, CVPR 2022, arXiv 2112.08654",
     )
 
+    scope: Literal["shared"] = "shared"
     at: str = "tokens features"
     prompts: Count = 10
     tokens: Count = 5

@@ -48,7 +48,7 @@ class SPrompts(Retrieving):
         paper="S-Prompts Learning with Pre-trained Transformers, NeurIPS 2022, arXiv 2207.12819",
     )
 
-    scope: Literal["shared", "task"] = "task"
+    scope: Literal["task"] = "task"
     at: str = "blocks.0.tokens"
     tokens: Count = 10
     clusters: Count = 5
