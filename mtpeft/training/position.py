@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
+from mtpeft.data.shared_images import together
 from mtpeft.errors import DataError
 from mtpeft.files import STRICT
 from mtpeft.schedule import Begin
 from mtpeft.settings import Whole
+from mtpeft.task import Task
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,14 @@ class Position:
     def _total(self) -> Spent:
         return Spent(**{f.name: getattr(self, f.name) for f in fields(Spent)})
 
-    def check(self, tasks: Mapping[str, Any], stages: int) -> None:
+    def check(self, tasks: Mapping[str, Task], stages: int) -> None:
         """
         Raises:
             DataError: for a task or stage that the run does not have.
         """
-        unknown = [name for name in (*self.tasks, *self.seen, *self.drawn) if name not in tasks]
+        sources = {*tasks, *together(tasks, list(tasks))}
+        unknown = [name for name in (*self.tasks, *self.seen) if name not in tasks]
+        unknown += [name for name in self.drawn if name not in sources]
         if unknown or self.stage >= stages:
             what = f'a task "{unknown[0]}"' if unknown else f"a stage {self.stage}"
             raise DataError(f"the saved position is in {what}, which this run does not have", hint="take its own run")

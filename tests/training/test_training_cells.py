@@ -12,11 +12,12 @@ from support.training_toy import Toy, config
 from torch import Tensor
 
 from mtpeft.api import Context, Routine
-from mtpeft.evaluation import ResultMatrix, summarize
+from mtpeft.evaluation import summarize
 from mtpeft.files import parse
 from mtpeft.reports import render
 from mtpeft.schedule import End, Update
 from mtpeft.training.position import Position, Spent
+from mtpeft.training.run_files import read_results
 from mtpeft.training.session import Session
 
 TASKS = "a=colours,b=colours,c=colours"
@@ -78,7 +79,7 @@ def test_every_stage_says_what_it_cost(tmp_path, keeping):
     assert all(stage.seconds > 0.15 for stage in costs.stages)  # three hooks of 0.05 s
     assert all(stage.images_per_second > stage.images / stage.seconds for stage in costs.stages)
     assert sum(stage.seconds for stage in costs.stages) == pytest.approx(costs.seconds)
-    assert ResultMatrix.from_json(json.loads((tmp_path / "run" / "results.json").read_text())).costs == costs
+    assert read_results(tmp_path / "run").costs == costs
 
 
 @pytest.mark.parametrize("moment", [(Update, 4), (End, 2)])

@@ -14,6 +14,7 @@ from support.mutants import Mutant
 from support.training_toy import config
 
 from mtpeft.api import Host, NotApplicable
+from mtpeft.peft import host as host_module
 from mtpeft.peft import merging
 from mtpeft.schedule import TaskSize
 from mtpeft.training import checkpoint
@@ -76,7 +77,7 @@ def a_group_is_evaluated_without_its_task(folder: Path) -> None:
     told, forward = [], Host.forward
 
     def recorded(self: Host, images: torch.Tensor, task: str | None = None) -> object:
-        told.append(task)
+        told.extend([task] if task is None or isinstance(task, str) else task)
         return forward(self, images, task)
 
     for name in run.tasks:
