@@ -1,4 +1,4 @@
-"""The ground floor of files: atomic and hashed writing, locks, and strict reading. Nothing is written or read past it.
+"""The ground floor of files: atomic and hashed writing, and strict reading. Nothing is written or read past it.
 
 A reader finds all of a file or none of it: what is written gets its name only after ``fsync``. Only regular files are
 opened, since a FIFO would block for ever; nothing that is read is executed.
@@ -7,22 +7,18 @@ opened, since a FIFO would block for ever; nothing that is read is executed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import re
 import shutil
-import socket
 import stat
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from mtpeft.errors import DataError, MtpeftError, UsageError
+from mtpeft.errors import DataError, MtpeftError
 from mtpeft.names import brief
 
 if TYPE_CHECKING:
@@ -30,20 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_DEEPEST = 64
-"""Tables and lists within each other, in a file of settings: more is no recipe."""
-_TOML_TEXT = re.compile(
-    r'''
-    """ (?: \\.? | [^\\] )*? (?: """ | \Z )  |  '{3} .*? (?: '{3} | \Z )
-    | " (?: \\[^\n] | [^"\\\n] )* "?  |  ' [^'\n]* '?  |  \# [^\n]*
-    ''',
-    re.DOTALL | re.VERBOSE,
-)
-"""Texts and comments of TOML. One that never ends is taken to the end, or trying it again would take square time."""
-_BETWEEN_KEYS = re.compile(r"[=\n,{}\[\]]")
 _CHUNK = 2**20
 _SEAL = "sha256"
-_NEW, _OLD, _LOCK = ".mtpeft-new", ".mtpeft-old", ".mtpeft-lock"
+_NEW, _OLD = ".mtpeft-new", ".mtpeft-old"
 _PLAIN = {"missing": "is missing", "unexpected_keyword_argument": "is not a field of this file"}
 
 STRICT: ConfigDict = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
@@ -97,7 +82,7 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         MtpeftError: where it cannot be written.
     """
-    temporary = _beside(path, _NEW)
+    temporary = beside(path, _NEW)
     with explained(path):
         try:
             temporary.write_bytes(data)
@@ -147,7 +132,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         MtpeftError: where it cannot be written.
     """
-    temporary, old = _beside(path, _NEW), _beside(path, _OLD)
+    temporary, old = beside(path, _NEW), beside(path, _OLD)
     with explained(path):
         recover_folder(path)
         try:
@@ -169,7 +154,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 def recover_folder(path: Path) -> None:
     """Undo a `write_folder` that died between its two renames: the folder that was there gets its name again."""
-    old = _beside(path, _OLD)
+    old = beside(path, _OLD)
     if old.is_dir():
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -179,84 +164,12 @@ def recover_folder(path: Path) -> None:
 
 def standing_folder(path: Path) -> Path | None:
     """Where a folder that `write_folder` writes stands, also after a death in between; None where there is none."""
-    return next((place for place in (path, _beside(path, _OLD)) if place.is_dir()), None)
+    return next((place for place in (path, beside(path, _OLD)) if place.is_dir()), None)
 
 
-def _beside(path: Path, ending: str) -> Path:
+def beside(path: Path, ending: str) -> Path:
     """Hidden, and with an ending of our own: ``NAME.old`` or ``NAME.tmp`` may well be a user's."""
     return path.with_name(f".{path.name}{ending}")
-
-
-class Lock:
-    """The right of this process to write to a folder: taken when made, and released by `release` or death.
-
-    A process may take it several times, and then releases it as often. The lock lies beside the folder.
-
-    Args:
-        path: the folder, which need not exist; by whatever name, it is one folder.
-
-    Raises:
-        MtpeftError: naming the host and process that hold it.
-    """
-
-    held: ClassVar[dict[Path, tuple[int, int]]] = {}
-    """Each lock's file: its handle, and how often it is taken."""
-
-    def __init__(self, path: Path) -> None:
-        folder = path.resolve()
-        self.file, self.parent_is_new = _beside(folder, _LOCK), not folder.parent.exists()
-        with explained(self.file):
-            handle, count = self.held.get(self.file, (-1, 0))
-            if not count:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                handle = _locked_file(self.file, path)
-        self.held[self.file] = handle, count + 1
-        self.taken = True
-
-    def release(self) -> None:
-        """Let others write; once released, it stays so."""
-        if not self.taken or self.file not in self.held:
-            return
-        self.taken, (handle, count) = False, self.held.pop(self.file)
-        if count > 1:
-            self.held[self.file] = handle, count - 1
-            return
-        with suppress(OSError):
-            self.file.unlink()
-            if self.parent_is_new:
-                self.file.parent.rmdir()  # where nothing was written
-        os.close(handle)
-
-
-def _forget_locks() -> None:
-    """A child of ``fork`` shares the open files of its parent: it must not keep a dead parent's lock."""
-    for handle, _ in Lock.held.values():
-        os.close(handle)
-    Lock.held.clear()
-
-
-os.register_at_fork(after_in_child=_forget_locks)
-
-
-def _locked_file(place: Path, path: Path) -> int:
-    """An open, locked file under its own name: a holder unlinks it when it is done, and others may wait on that."""
-    while True:
-        handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(handle, 200).decode("utf-8", "replace").strip()
-            os.close(handle)
-            raise MtpeftError(
-                f'"{path}" is being written by {holder or "another process"}',
-                hint="wait until it ends, stop it, or give another --out",
-            ) from None
-        with suppress(FileNotFoundError):
-            if os.fstat(handle).st_ino == place.stat().st_ino:
-                os.truncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                return handle
-        os.close(handle)
 
 
 # --- hashes
@@ -397,67 +310,6 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """
-    Raises:
-        UsageError: if the file is absent, or no TOML that could be a recipe.
-    """
-    try:
-        with open_regular(path) as file:
-            return parse_toml(file.read().decode("utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"the recipe {path} does not exist", hint="give a TOML file, or --tasks and --method"
-        ) from None
-    except (ValueError, OSError) as error:  # ValueError: no TOML, no UTF-8, a NUL byte in the path
-        if path.is_dir():
-            raise UsageError(
-                f"the recipe {path} is a folder", hint=f"to resume a run: mtpeft train --resume --out {path}"
-            ) from None
-        raise UsageError(
-            f"the recipe {path} cannot be read: {error}", hint="recipes are TOML: https://toml.io"
-        ) from None
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text, in time linear in its length.
-
-    Raises:
-        ValueError: for no TOML, for more than 64 tables or lists within each other, and for whole numbers of more than
-            64 bits, for which TOML has no place.
-    """
-    _refuse_long_keys(text)
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        raise
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except ValueError:  # Python reads no number of more than 4,300 digits
-        raise ValueError("it has a whole number of more than 64 bits") from None
-    _refuse_extremes(tree)
-    return tree
-
-
-def _refuse_long_keys(text: str) -> None:
-    """A dotted key of n parts takes the parser n squared steps. Outside of texts and comments, dots stand in keys."""
-    for piece in _BETWEEN_KEYS.split(_TOML_TEXT.sub('""', text)):
-        if piece.count(".") > _DEEPEST:
-            raise ValueError(f"it has a key of {piece.count('.') + 1} parts")
-
-
-def _refuse_extremes(tree: Any) -> None:
-    waiting = [(tree, 0)]
-    while waiting:
-        value, depth = waiting.pop()
-        if depth > _DEEPEST:
-            raise ValueError("it is nested too deeply")
-        if isinstance(value, dict | list):
-            waiting += [(item, depth + 1) for item in (value.values() if isinstance(value, dict) else value)]
-        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError("it has a whole number of more than 64 bits")
 
 
 def read_tensors(path: Path, missing: str = "the file is damaged; take it from a copy") -> dict[str, Tensor]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from mtpeft.addresses import DataAddress, MethodAddress, TaskTerm, absolute, free_label
 from mtpeft.errors import UsageError, did_you_mean
-from mtpeft.files import read_toml
 from mtpeft.names import brief
 from mtpeft.settings import from_toml
+from mtpeft.toml_text import read_toml
 
 FLAGS = {
     "--schedule": "schedule.name",

@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_json
 
 from mtpeft.errors import UsageError, did_you_mean
-from mtpeft.files import parse_toml
 from mtpeft.names import brief
+from mtpeft.toml_text import parse_toml
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -198,7 +198,7 @@ def from_toml(text: str) -> Any:
     """The value of a text as a recipe would have it; a text that is no TOML value stands for itself.
 
     Raises:
-        UsageError: for what TOML has no place for: see `mtpeft.files.parse_toml`.
+        UsageError: for what TOML has no place for: see `mtpeft.toml_text.parse_toml`.
     """
     try:
         text.encode()  # an argument of bytes that are no text

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from support.disk import Operations, broken_at, dead_at, full_from, interrupted_at
 
-from mtpeft import files
+from mtpeft import files, locks
 from mtpeft.errors import MtpeftError
 from mtpeft.training.log import Log
 
@@ -184,7 +184,7 @@ def test_what_users_call_their_own_is_never_taken_for_ours(tmp_path, ending):
     theirs.mkdir()
     (theirs / "precious").write_text("mine")
     for text in ("one", "two"):
-        lock = files.Lock(tmp_path / "x")
+        lock = locks.Lock(tmp_path / "x")
         files.write_folder(tmp_path / "x", two_files(text))
         lock.release()
     assert (theirs / "precious").read_text() == "mine"
@@ -196,7 +196,7 @@ def test_what_users_call_their_own_is_never_taken_for_ours(tmp_path, ending):
 HOLDER = """
 import sys, os, time
 from pathlib import Path
-from mtpeft.files import Lock
+from mtpeft.locks import Lock
 lock = Lock(Path(sys.argv[1]))
 print(os.getpid(), flush=True)
 if sys.argv[2] == "fork" and os.fork() == 0:
@@ -217,15 +217,15 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path):
     process, _ = holder(tmp_path / "run")
     try:
         with pytest.raises(MtpeftError, match=rf'run" is being written by process {process.pid} on ') as caught:
-            files.Lock(tmp_path / "run")
+            locks.Lock(tmp_path / "run")
         assert "--out" in caught.value.hint
         (tmp_path / "alias").symlink_to(tmp_path / "run")
         with pytest.raises(MtpeftError, match="is being written by"):
-            files.Lock(tmp_path / "alias")
+            locks.Lock(tmp_path / "alias")
     finally:
         process.kill()
         process.communicate()
-    files.Lock(tmp_path / "run").release()
+    locks.Lock(tmp_path / "run").release()
     assert [place.name for place in tmp_path.iterdir()] == ["alias"]
 
 
@@ -235,23 +235,23 @@ def test_a_child_of_fork_does_not_keep_a_dead_parents_lock(tmp_path):
         process.kill()
         process.wait()
         os.kill(child, 0)  # it lives
-        files.Lock(tmp_path / "run").release()
+        locks.Lock(tmp_path / "run").release()
     finally:
         os.kill(child, 9)
         process.communicate()
 
 
 def test_one_process_may_take_a_lock_several_times(tmp_path):
-    first, second = files.Lock(tmp_path / "run"), files.Lock(tmp_path / "run")
+    first, second = locks.Lock(tmp_path / "run"), locks.Lock(tmp_path / "run")
     first.release()
     first.release()
-    assert in_a_child(lambda: files.Lock(tmp_path / "run") and None) == 1
+    assert in_a_child(lambda: locks.Lock(tmp_path / "run") and None) == 1
     second.release()
-    assert in_a_child(lambda: files.Lock(tmp_path / "run") and None) == 0
+    assert in_a_child(lambda: locks.Lock(tmp_path / "run") and None) == 0
 
 
 def test_a_lock_on_nothing_leaves_nothing(tmp_path):
-    files.Lock(tmp_path / "runs" / "x").release()
+    locks.Lock(tmp_path / "runs" / "x").release()
     assert list(tmp_path.iterdir()) == []
 
 

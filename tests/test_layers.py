@@ -13,6 +13,7 @@ ROOMS = [
     ["errors", "foreign_code", "keyed_random"],
     ["hookspecs", "kinds", "names"],
     ["addresses", "files"],
+    ["locks", "toml_text"],
     ["plugin", "settings"],
     ["recipe", "score"],
     ["config"],
@@ -42,6 +43,7 @@ NO_TORCH = [
     "hookspecs",
     "keyed_random",
     "kinds",
+    "locks",
     "names",
     "plugin",
     "plugins",
@@ -49,6 +51,7 @@ NO_TORCH = [
     "schedule",
     "score",
     "settings",
+    "toml_text",
 ]
 TORCH = {"torch", "torchvision", "timm"}
 

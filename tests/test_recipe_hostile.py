@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mtpeft.config import Overrides, load
 from mtpeft.errors import UsageError
-from mtpeft.files import parse_toml
 from mtpeft.settings import from_toml
+from mtpeft.toml_text import parse_toml
 
 SECONDS = 2.0
 FLAGS = {"--tasks": "cls", "--method": "lora"}

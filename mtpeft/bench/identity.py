@@ -14,8 +14,9 @@ from typing import Any, cast
 from mtpeft.addresses import DataAddress, relative
 from mtpeft.config import Config, TaskConfig
 from mtpeft.errors import MtpeftError
-from mtpeft.files import parse_toml, read_json, write_file, write_json
+from mtpeft.files import read_json, write_file, write_json
 from mtpeft.task import SPLITS, Split
+from mtpeft.toml_text import parse_toml
 from mtpeft.training.setup import build_tasks
 
 

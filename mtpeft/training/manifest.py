@@ -16,8 +16,9 @@ import torch
 
 from mtpeft.data.label_checks import recorded
 from mtpeft.errors import DataError
-from mtpeft.files import STRICT, check_seal, parse, read_json, read_toml, sealed, unsealed, within, write_json
+from mtpeft.files import STRICT, check_seal, parse, read_json, sealed, unsealed, within, write_json
 from mtpeft.plugins import manager
+from mtpeft.toml_text import read_toml
 from mtpeft.training.run import Run
 
 FILE = "manifest.json"

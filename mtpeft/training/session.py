@@ -10,7 +10,8 @@ from pathlib import Path
 from mtpeft.config import Config
 from mtpeft.data.split_classes import split_classes
 from mtpeft.evaluation import ResultMatrix
-from mtpeft.files import Lock, sealed, within, write_file, write_folder, write_json
+from mtpeft.files import sealed, within, write_file, write_folder, write_json
+from mtpeft.locks import Lock
 from mtpeft.schedule import Batch, Begin, Evaluate, Event, Update
 from mtpeft.training import checkpoint
 from mtpeft.training.continue_from import Inheritance

@@ -22,8 +22,9 @@ import mtpeft
 from mtpeft.cli import main
 from mtpeft.config import load as load_config
 from mtpeft.errors import MtpeftError
-from mtpeft.files import file_sha256, read_toml, sealed, write_json
+from mtpeft.files import file_sha256, sealed, write_json
 from mtpeft.plugins import registry, resolve
+from mtpeft.toml_text import read_toml
 from mtpeft.training.manifest import settings_hash
 from mtpeft.training.run_files import named_outside
 from mtpeft.training.setup import open_run

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mtpeft import files
 from support.damaged_runs import reseal
 
 _RUNS = {"os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pickle.find_class"}
@@ -101,12 +100,13 @@ def _recipe(old: str, new: str) -> Callable[[Path], None]:
 
     def spoil(run: Path) -> None:
         from mtpeft.training.manifest import settings_hash
+        from mtpeft.toml_text import read_toml
 
         path = run / "config.toml"
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new, 1))
-        _edit("manifest.json", _put("config", value=settings_hash(files.read_toml(path))))(run)
+        _edit("manifest.json", _put("config", value=settings_hash(read_toml(path))))(run)
 
     return spoil
 
