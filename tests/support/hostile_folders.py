@@ -99,8 +99,8 @@ def _recipe(old: str, new: str) -> Callable[[Path], None]:
     """Of ``config.toml``, with its hash in the manifest made right."""
 
     def spoil(run: Path) -> None:
-        from mtpeft.training.manifest import settings_hash
         from mtpeft.toml_text import read_toml
+        from mtpeft.training.manifest import settings_hash
 
         path = run / "config.toml"
         text = path.read_text()
