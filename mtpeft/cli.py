@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mtpeft.commands import streams
-from mtpeft.errors import MtpeftError, Stopped, UsageError
-from mtpeft.names import visible
+from mtpeft.commands.ending import Interrupted, as_error, refuse_deleted_folder, resumable, show, terminable
+from mtpeft.errors import MtpeftError, UsageError
 
 app = typer.Typer(
     name="mtpeft",
@@ -123,7 +119,7 @@ def train(
     config = configs.load(recipe, given).with_folder(resume=resume)
     from mtpeft.commands import train as command
 
-    with _resumable(Path(config.output.dir), dry_run):
+    with resumable(Path(config.output.dir), dry_run):
         command.run(config, resume=resume, from_run=from_run, dry_run=dry_run, json=json, quiet=quiet)
 
 
@@ -322,79 +318,6 @@ def _recipe_of(folder: Path | None, described: bool) -> Path | None:
     return None
 
 
-class Interrupted(MtpeftError):
-    """Ctrl-C or SIGTERM: nothing failed, and a run that was saved can go on.
-
-    Args:
-        cause: what stopped it.
-    """
-
-    def __init__(self, cause: BaseException, hint: str = "") -> None:
-        super().__init__("interrupted", hint=hint)
-        self.exit_code = cause.exit_code if isinstance(cause, Stopped) else 128 + signal.SIGINT
-
-
-@contextmanager
-def _resumable(folder: Path, dry_run: bool) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        saved = not dry_run and (folder / "state").is_dir()
-        hint = f"`mtpeft train --resume --out {folder}` goes on from the last saved update." if saved else ""
-        raise Interrupted(error, hint) from None
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, which schedulers send, ends a command as Ctrl-C does."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise Stopped(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-# Typer hands out its parser's errors under no public name; this is the base of the one that it does.
-_BadUsage: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-def _as_error(error: Exception) -> MtpeftError:
-    if isinstance(error, MtpeftError):
-        return error
-    if isinstance(error, _BadUsage):
-        return _usage_error(error)
-    from mtpeft.plugins import in_words
-
-    return MtpeftError(in_words(error), hint="`mtpeft --debug ...` shows where it happened")
-
-
-def _usage_error(error: Any) -> MtpeftError:
-    command = error.ctx.command_path if error.ctx else "mtpeft"
-    shown = MtpeftError(error.format_message(), hint=f"`{command} --help` shows how it is called.")
-    shown.exit_code = 2
-    return shown
-
-
-def show(error: MtpeftError) -> None:
-    """Print an error on stderr: one sentence, an empty line, the hint; in colour on a terminal without ``NO_COLOR``.
-
-    Where stderr is broken, the exit code says it alone.
-    """
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    red, cyan, end = ("\033[1;31m", "\033[1;36m", "\033[0m") if colour else ("", "", "")
-    with suppress(OSError):
-        print(f"{red}error:{end} {visible(error.message)}", file=sys.stderr)
-        if error.hint:
-            print(f"\n{cyan}hint:{end} {visible(error.hint)}", file=sys.stderr)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the entry point ``mtpeft``.
 
@@ -413,24 +336,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _refuse_deleted_folder() -> None:
-    """
-    Raises:
-        MtpeftError: where the current folder is gone: libraries would end the program without a word.
-    """
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise MtpeftError("the current folder does not exist any more", hint="cd to one that does") from None
-
-
 def _run(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        _refuse_deleted_folder()
-        with _terminable():
+        refuse_deleted_folder()
+        with terminable():
             result = app(arguments, prog_name="mtpeft", standalone_mode=False)
     except SystemExit as ended:  # the parser's answer to a broken pipe
         return ended.code if isinstance(ended.code, int) else 1
@@ -442,6 +354,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         return result if isinstance(result, int) else 0
     if debug:
         traceback.print_exception(error)
-    shown = _as_error(error)
+    shown = as_error(error)
     show(shown)
     return shown.exit_code
