@@ -35,7 +35,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a n
 Fraction = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 Bytes = Annotated[
     str, Field(pattern=rf"^\d+(\.\d+)?\s*({'|'.join(_UNITS)})$", description='a size such as "5MB" or "512 KiB"')
 ]
@@ -44,8 +44,8 @@ Bytes = Annotated[
 def byte_count(size: str) -> int:
     """A `Bytes` setting as a number.
 
-    >>> byte_count("5MB"), byte_count("1.5 KiB")
-    (5000000, 1536)
+    >>> byte_count("5MB"), byte_count("200 kB"), byte_count("1.5 KiB")
+    (5000000, 200000, 1536)
     """
     number = re.match(r"[\d.]+", size)
     amount = number.group() if number else "0"

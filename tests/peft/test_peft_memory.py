@@ -64,6 +64,8 @@ def test_tensors_of_one_task_have_one_shape():
     assert ("a", 1) not in memory and ("b", 1) in memory
 
 
-@pytest.mark.parametrize(("text", "count"), [("5MB", 5_000_000), ("1.5 KiB", 1536), ("0B", 0), ("2GB", 2 * 10**9)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("5MB", 5_000_000), ("200kB", 200_000), ("1.5 KiB", 1536), ("0B", 0), ("2GB", 2 * 10**9)]
+)
 def test_sizes_in_words(text, count):
     assert byte_count(text) == count
