@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from mtpeft.errors import DataError, MtpeftError
 from mtpeft.files import STRICT, inventory, read_record, read_tensors, within, write_folder, write_json, write_tensors
+from mtpeft.training.optimizer import group_counters, set_group_counters
 from mtpeft.training.position import Position
 from mtpeft.training.validation import Best
 
 _POINTER, _POSITION = "current.json", "position.json"
+_NUMBER, _GROUP = "#", "group"
 _HINT = "take the run from a copy, or start again with another --out"
 
 
@@ -104,12 +106,17 @@ def _damage(state: Path, files: Mapping[str, str]) -> str:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The optimizer's moments, keyed ``MOMENT/PARAMETER``."""
-    return {
-        f"{moment}/{name}": value
-        for name, parameter in parameters.items()
-        for moment, value in optimizer.state.get(parameter, {}).items()
-    }
+    """Its moments, ``MOMENT/PARAMETER``, and its counters, ``group/NAME``; the names of plain numbers begin with ``#``."""
+    kept: dict[str, Tensor] = {}
+    holders = {name: optimizer.state.get(parameter, {}) for name, parameter in parameters.items()}
+    values = [(_GROUP, name, value) for name, value in group_counters(optimizer).items()]
+    values += [(moment, name, value) for name, state in holders.items() for moment, value in state.items()]
+    for moment, name, value in values:
+        if isinstance(value, Tensor):
+            kept[f"{moment}/{name}"] = value
+        elif isinstance(value, int | float):
+            kept[f"{_NUMBER}{moment}/{name}"] = torch.tensor(value)
+    return kept
 
 
 def restore_optimizer(
@@ -120,12 +127,17 @@ def restore_optimizer(
     Raises:
         DataError: for a tensor that belongs to no parameter.
     """
-    for key, value in tensors.items():
-        moment, _, name = key.partition("/")
-        if name not in parameters:
+    for key, tensor in tensors.items():
+        moment, _, name = key.removeprefix(_NUMBER).partition("/")
+        value = tensor.item() if key.startswith(_NUMBER) else tensor
+        if moment == _GROUP:
+            set_group_counters(optimizer, {name: value})
+        elif name not in parameters:
             raise DataError(f'the saved optimizer has a tensor "{key}" of nothing that trains', hint=_HINT)
-        parameter = parameters[name]
-        optimizer.state[parameter][moment] = value if moment == "step" else value.to(parameter.device)
+        elif isinstance(value, Tensor) and moment != "step":
+            optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
+        else:
+            optimizer.state[parameters[name]][moment] = value
 
 
 def random_state() -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ class Loop:
 
     def batch(self, event: Batch) -> None:
         """Forward and backward; each task's loss counts as its part of the whole update."""
-        if not self.stage.given:
+        if not self.stage.batch_losses:
             self.update_watch = Stopwatch(self.at.images)
             self.stage.begin_update()
         loaded = self.stage.next_batch(event)
@@ -142,7 +142,7 @@ class Loop:
         if stage.idle:
             self.at.step = event.step + 1
             return
-        stage.read(check_losses(stage.given, self.at))
+        stage.read_losses(check_losses(stage.batch_losses, self.at))
         stage.aggregate()
         stage.routines.after_backward()
         norm = clip(stage.parameters, settings.clip_norm)

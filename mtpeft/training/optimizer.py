@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
 
 import torch
 from torch import nn
+
+_OURS = ("params", "lr", "peak", "weight_decay")
+"""What `build_optimizer` puts into a group."""
 
 
 @dataclass
@@ -40,6 +44,18 @@ def build_optimizer(
         for (peak, decays), members in groups.items()
     ]
     return optimizer.build(tables)
+
+
+def group_counters(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimizer counts in its groups, as timm's LAMB does its steps: the same in each."""
+    group = optimizer.param_groups[0]
+    return {name: group[name] for name in group if name not in (*optimizer.defaults, *_OURS)}
+
+
+def set_group_counters(optimizer: torch.optim.Optimizer, counted: Mapping[str, Any]) -> None:
+    """Go on counting from what `group_counters` gave."""
+    for group in optimizer.param_groups:
+        group.update(deepcopy(dict(counted)))  # a tensor is counted up in place, once in each group
 
 
 def rate(step: int, steps: int, warmup: int) -> float:

@@ -48,7 +48,9 @@ def first_change(config: Config, folder: Path) -> str:
     """The first setting that is another than in the run, and decides what is trained; empty for none."""
     before = load_config(within(folder, "config.toml"))
     decisive = (name for name in vars(config) if name not in _MAY_CHANGE)
-    return next((name for name in decisive if getattr(config, name) != getattr(before, name)), "")
+    changed = (name for name in decisive if getattr(config, name) != getattr(before, name))
+    other = config.optimizer.name != before.optimizer.name or config.optimizer.settings != before.optimizer.settings
+    return next(changed, "optimizer" if other else "")  # its moments would mean nothing to another one
 
 
 def is_untrained(folder: Path) -> bool:

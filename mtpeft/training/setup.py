@@ -117,9 +117,11 @@ def limit_memory(host: Host, budget: int | None) -> None:
 
     Without a budget, each has its own alone.
     """
-    memories = [routine.memory for routine in host.routines.values()] if budget is not None else []
+    if budget is None:
+        return
+    memories = [routine.memory for routine in host.routines.values()]
     for memory in memories:
-        memory.budget = budget if memory.budget is None or budget is None else min(budget, memory.budget)
+        memory.budget = budget if memory.budget is None else min(budget, memory.budget)
         memory.beside = tuple(other for other in memories if other is not memory)
 
 

@@ -20,7 +20,7 @@ from mtpeft.peft.routine import Batches, Context, Targets, TaskBatch
 from mtpeft.schedule import Batch
 from mtpeft.training.evaluate import load, measure
 from mtpeft.training.labelled import LabelledImages
-from mtpeft.training.optimizer import build_optimizer
+from mtpeft.training.optimizer import build_optimizer, group_counters, set_group_counters
 from mtpeft.training.position import Position
 from mtpeft.training.routines import Routines, tasks_of
 from mtpeft.training.run import Run
@@ -61,8 +61,8 @@ class Stage:
         self.tasks_of = together(run.tasks, at.tasks) | earlier
         self.sources: dict[str, ImageSource] = {}
         run.balancer.begin({name: run.tasks[name].loss_weight for name in at.seen}, at.tasks)
-        self.given: list[tuple[str, Tensor]] = []
-        self.parts: list[float] = []
+        self.batch_losses: list[tuple[str, Tensor]] = []
+        self.batch_shares: list[float] = []
         self.losses: dict[str, float] = {}
         self.shared: dict[str, SharedImages] = {}
         self.labelled: dict[str, int] = {}
@@ -120,8 +120,9 @@ class Stage:
     def begin_update(self) -> None:
         """Let routines prepare the update; where one changed what trains, the optimizer follows."""
         if self.routines.begin_update():
-            moments = self.optimizer.state
+            moments, counted = self.optimizer.state, group_counters(self.optimizer)
             self.make_optimizer()
+            set_group_counters(self.optimizer, counted)
             self.optimizer.state.update({p: moments[p] for p in self.parameters.values() if p in moments})
 
     # --- batches and their losses
@@ -134,7 +135,7 @@ class Stage:
             self.at.images += len(images)
         moved = {name: to_device(one, self.run.device) for name, one in loaded.items()}
         batch = LabelledImages.of(moved, keys, self.sources)
-        if not self.given:
+        if not self.batch_losses:
             self.labelled = self._labelled(self.per_source(event.whole or event.quota))
         self.shares = {
             task: len(rows) / self.labelled[task] if task in self.labelled else event.share(task)
@@ -166,10 +167,10 @@ class Stage:
         if wanted and self.gradients is None:
             self.gradients = self.apart.enter_context(self.run.host.task_gradients())
 
-    def read(self, values: Sequence[float]) -> None:
+    def read_losses(self, values: Sequence[float]) -> None:
         """Take the losses of the update's batches, now that they are numbers."""
-        for (name, _), value, part in zip(self.given, values, self.parts, strict=True):
-            self.losses[name] = self.losses.get(name, 0.0) + value * part
+        for (name, _), value, share in zip(self.batch_losses, values, self.batch_shares, strict=True):
+            self.losses[name] = self.losses.get(name, 0.0) + value * share
 
     def aggregate(self) -> None:
         """Let the balancer say what the gradient of the shared parts is; what penalties gave them is added."""
@@ -195,8 +196,8 @@ class Stage:
 
     def add(self, batch: LabelledImages, losses: Mapping[str, Tensor]) -> None:
         """Keep what a batch gave, and what part of the update it is of each task."""
-        self.given += [(name, loss.detach()) for name, loss in losses.items()]
-        self.parts += [self.shares[name] for name in losses]
+        self.batch_losses += [(name, loss.detach()) for name, loss in losses.items()]
+        self.batch_shares += [self.shares[name] for name in losses]
         if self.run.balancer.needs_losses_again:
             self.taken.append((batch, self.shares))
 
@@ -223,7 +224,7 @@ class Stage:
     def finish_update(self) -> dict[str, float]:
         """The losses of the update that was made."""
         losses, self.losses = self.losses, {}
-        self.given, self.parts, self.taken = [], [], []
+        self.batch_losses, self.batch_shares, self.taken = [], [], []
         self.context.step, self.context.batch = self.at.step + 1, ()
         return losses
 

@@ -105,7 +105,7 @@ def gradients(folder, monkeypatch, *settings: str) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for event in run.events():
         if type(event).__name__ == "Update":
-            loop.stage.read([float(loss) for _, loss in loop.stage.given])
+            loop.stage.read_losses([float(loss) for _, loss in loop.stage.batch_losses])
             loop.stage.aggregate()
             found = {n: p.grad.clone() for n, p in loop.stage.parameters.items() if p.grad is not None}
             break

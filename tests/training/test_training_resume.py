@@ -249,3 +249,21 @@ def test_a_place_where_nothing_may_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MtpeftError, match="cannot write"):
         Session.start(config(tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize("algorithm", ["lamb", "lion", "adopt", "adafactor", "nadamw", "radam", "rmsproptf", "madgrad"])
+def test_an_optimizer_of_timm_goes_on_to_the_same_bits(tmp_path, algorithm):
+    """Some count their steps in a group, and some as a plain number beside the moments."""
+    settings = ("optimizer.name=timm", f"optimizer.settings.algorithm={algorithm}")
+    Session.start(config(tmp_path / "whole", *settings)).train()
+    interrupted(tmp_path / "cut", 2, *settings)
+    Session.resume(config(tmp_path / "cut", *settings)).train()
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_another_optimizer_does_not_take_over_the_moments(tmp_path):
+    interrupted(tmp_path / "run", 2)
+    for other in ("optimizer.name=sgd", "optimizer.settings.betas=[0.5,0.9]"):
+        with pytest.raises(UsageError, match="optimizer is not what the run"):
+            Session.resume(config(tmp_path / "run", other))
+    Session.resume(config(tmp_path / "run", "optimizer.lr=0.001")).train()
