@@ -106,7 +106,7 @@ def _damage(state: Path, files: Mapping[str, str]) -> str:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Its moments, ``MOMENT/PARAMETER``, and its counters, ``group/NAME``; the names of plain numbers begin with ``#``."""
+    """Moments, ``MOMENT/PARAMETER``, and counters, ``group/NAME``; the names of plain numbers begin with ``#``."""
     kept: dict[str, Tensor] = {}
     holders = {name: optimizer.state.get(parameter, {}) for name, parameter in parameters.items()}
     values = [(_GROUP, name, value) for name, value in group_counters(optimizer).items()]
